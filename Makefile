@@ -1,0 +1,26 @@
+# Each target is one visible command line; .venv is made once and again whenever pyproject.toml changes.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL = $(BIN)/python -m pip install --quiet --config-settings editable_mode=compat --editable
+
+.PHONY: demo test lint figures
+
+demo: .venv/demo
+	$(BIN)/python -m reference verify && $(BIN)/python -m reference fit reference/data/citations.csv --weight weight && $(BIN)/python -m figures targets
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: .venv/test
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+figures: .venv/demo
+	$(BIN)/python -m figures all
+
+.venv/demo: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(INSTALL) . && touch $@
+
+.venv/test: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(INSTALL) '.[test]' && touch $@ .venv/demo

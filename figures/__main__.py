@@ -1,0 +1,145 @@
+"""`python -m figures NAME...`: computes a figure's numbers, keeps them, and draws the picture from them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NoReturn, Protocol, get_args
+
+from matplotlib.figure import Figure
+
+from figures import style, targets
+from figures.numbers import Numbers, Panel, Proposal, Settings, load, save, write
+
+
+class FigureModule(Protocol):
+    """What the module of a figure offers. The first line of its docstring stands in the help."""
+
+    __doc__: str | None
+
+    def compute(self, settings: Settings) -> Numbers:
+        """The numbers, all of them."""
+
+    def draw(self, numbers: Numbers) -> Figure:
+        """The picture of the numbers, computing nothing anew."""
+
+
+FIGURES: dict[str, FigureModule] = {"targets": targets}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{message}\n")
+
+
+def _parser() -> _Parser:
+    known = "\n".join(f"  {name:<9} {(module.__doc__ or '').splitlines()[0]}" for name, module in FIGURES.items())
+    parser = _Parser(
+        prog="python -m figures",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Draws the paper's figures. Each leaves three files in the folder of --out: NAME.json and\n"
+        "NAME.npz, the numbers, and NAME.png, which is drawn from them.",
+        epilog=f"figures:\n{known}\n  all       every one of them\n\n"
+        "examples:\n"
+        "  python -m figures targets                       draw it, and print what is in it\n"
+        "  python -m figures targets --proposal uniform    the misspecified fit depends on the proposal\n"
+        "  python -m figures targets --json | jq .peaks    the same numbers for a program\n\n"
+        "exit status: 0, or 2 with one line on stderr",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="figures to draw: see below")
+    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--json", action="store_true", help="print one JSON line a panel in place of the table")
+    parser.add_argument("--redraw", action="store_true", help="draw from the numbers in DIR, computing nothing")
+    parser.add_argument(
+        "--proposal",
+        choices=get_args(Proposal),
+        help="where both sides of a comparison are drawn from; pretrained, the default, is what the paper's "
+        "Figure 5 shows, uniform is what its section 4.1 says",
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns 0; SystemExit(2) after one line on stderr where what was asked for cannot be done."""
+    parser = _parser()
+    asked = parser.parse_args(arguments)
+    known = f"{', '.join(FIGURES)} or all"
+    if not asked.names:
+        parser.error(f"name a figure: {known}")
+    for name in asked.names:
+        if name not in (*FIGURES, "all"):
+            parser.error(f"figure must be {known}, got {name!r}")
+    if asked.redraw and asked.proposal:
+        parser.error(f"--redraw keeps the proposal of the numbers, got --proposal {asked.proposal}; leave one out")
+    settings = Settings(asked.proposal) if asked.proposal else Settings()
+    names = FIGURES if "all" in asked.names else dict.fromkeys(asked.names)
+    for name in names:
+        try:
+            picture, numbers = run(name, asked.out, None if asked.redraw else settings)
+        except OSError as error:
+            parser.error(f"cannot write to {asked.out}: {error.strerror or error}")
+        except ValueError as error:
+            parser.error(str(error))
+        print(json_lines(numbers, picture) if asked.json else table(numbers, picture))
+    return 0
+
+
+def run(name: str, folder: Path, settings: Settings | None) -> tuple[Path, Numbers]:
+    """Writes NAME.json, NAME.npz and NAME.png; without settings, the picture alone, from the numbers there.
+
+    Either way the picture is drawn from the files. OSError where the folder cannot be written to; ValueError
+    where there are no numbers to draw.
+    """
+    module, picture = FIGURES[name], folder / f"{name}.png"
+    if settings is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass  # better refused now than after the computation
+        save(module.compute(settings), folder)
+    numbers = load(name, folder)
+    with style.applied():
+        write(picture, style.png(module.draw(numbers)))
+    return picture, numbers
+
+
+def table(numbers: Numbers, picture: Path) -> str:
+    """What was computed, one panel a line, and where it is: at most 100 columns but for the last line."""
+    settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in numbers.settings.items())
+    lines = [f"pbde {_version()}, figures {numbers.name}: {settings}"]
+    lines.append(f"{'fig':<4} {'panel':<17} {'shows':<7}  density at x of each peak and dip; probabilities; nats")
+    lines += [_row(panel) for panel in numbers.panels]
+    return "\n".join([*lines, f"{picture} (numbers: {picture.with_suffix('.json')}, .npz)"])
+
+
+def _row(panel: Panel) -> str:
+    start = f"{panel.figure:<4} {panel.panel:<17} {panel.equation:<7}  "
+    found = [f"{peak.height:.4f} at {peak.x:.2f}" for peak in panel.peaks]
+    found += [f"dip {dip.height:.4f} at {dip.x:.2f}" for dip in panel.dips]
+    found += [f"{name} {value:.4f}" for name, value in panel.values.items()]
+    text = "   ".join(item.replace(" ", "\0") for item in found)
+    rows = textwrap.wrap(text, 100, initial_indent=start, subsequent_indent=" " * len(start))
+    return "\n".join(rows).replace("\0", " ")
+
+
+def json_lines(numbers: Numbers, picture: Path) -> str:
+    """One JSON object a panel: the panel's own keys, the settings, and the picture it is in."""
+    common = {"settings": numbers.settings, "picture": str(picture)}
+    return "\n".join(json.dumps(asdict(panel) | common) for panel in numbers.panels)
+
+
+def _version() -> str:
+    try:
+        return version("pbde")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

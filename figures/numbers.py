@@ -1,0 +1,140 @@
+"""What a figure computes before anything is drawn: panels (JSON), arrays (npz), and the files that keep them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tempfile
+import zipfile
+import zlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Proposal = Literal["pretrained", "uniform"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user may choose. proposal: where both sides of a comparison are drawn from, independently."""
+
+    proposal: Proposal = "pretrained"
+
+    def __post_init__(self) -> None:
+        if self.proposal not in get_args(Proposal):
+            raise ValueError(f"proposal must be one of {', '.join(get_args(Proposal))}, got {self.proposal!r}")
+
+
+@dataclass(frozen=True)
+class Extremum:
+    """A local maximum or minimum of a density: its place and the density there."""
+
+    x: float
+    height: float
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel of one of the paper's figures, in numbers.
+
+    figure: the paper's number. panel: which of its panels. equation: what the curve or map shows. array: its
+    name among the arrays. peaks, dips: of a curve, from left to right. values: whatever else it is known by.
+    """
+
+    figure: str
+    panel: str
+    equation: str
+    array: str
+    peaks: list[Extremum] = field(default_factory=list)
+    dips: list[Extremum] = field(default_factory=list)
+    values: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of_curve(
+        cls, figure: str, panel: str, equation: str, array: str, x: Array, log_p: Array, values: dict[str, float]
+    ) -> Panel:
+        """The panel of the curve log_p (n,) over the grid x (n,), with its peaks and dips."""
+        return cls(figure, panel, equation, array, peaks(x, log_p), dips(x, log_p), values)
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> Panel:
+        """The inverse of dataclasses.asdict."""
+        found = {name: [Extremum(**point) for point in entry[name]] for name in ("peaks", "dips")}
+        return cls(**{**entry, **found})
+
+
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """All numbers of the figure `name`; a picture is a function of them alone."""
+
+    name: str
+    settings: dict[str, str | int | float]
+    panels: list[Panel]
+    arrays: dict[str, Array]
+
+
+def peaks(x: Array, log_p: Array) -> list[Extremum]:
+    """The local maxima inside an evenly spaced grid: x and log_p of shape (n,).
+
+    Each is the top of the parabola through log p at the highest grid point and its two neighbours: exact for
+    a normal density, where the grid point alone is off by up to half a step.
+    """
+    left, middle, right = log_p[:-2], log_p[1:-1], log_p[2:]
+    top = np.flatnonzero((middle > left) & (middle >= right))
+    rise, bend = (right - left)[top] / 2, (left - 2 * middle + right)[top]
+    place = x[1:-1][top] - rise / bend * (x[1] - x[0])
+    height = np.exp(middle[top] - rise**2 / bend / 2)
+    return [Extremum(float(at), float(p)) for at, p in zip(place, height, strict=True)]
+
+
+def dips(x: Array, log_p: Array) -> list[Extremum]:
+    """The local minima, found as the peaks of 1 / p."""
+    return [Extremum(point.x, 1 / point.height) for point in peaks(x, -log_p)]
+
+
+def write(path: Path, content: bytes) -> None:
+    """The whole content or nothing: it goes to a temporary file beside `path`, which then takes its name."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def save(numbers: Numbers, folder: Path) -> None:
+    """NAME.json, which a person can read, and NAME.npz, the arrays; OSError where they cannot be written."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **numbers.arrays)
+    write(folder / f"{numbers.name}.npz", buffer.getvalue())
+    entry = {
+        "name": numbers.name,
+        "settings": numbers.settings,
+        "panels": [asdict(panel) for panel in numbers.panels],
+        "arrays": {key: list(array.shape) for key, array in numbers.arrays.items()},
+    }
+    write(folder / f"{numbers.name}.json", (json.dumps(entry, indent=1) + "\n").encode())
+
+
+def load(name: str, folder: Path) -> Numbers:
+    """What `save` wrote; ValueError where it is not there or cannot be read, naming the file."""
+    path = folder / f"{name}.json"
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        panels = [Panel.from_json(panel) for panel in entry["panels"]]
+        path = folder / f"{name}.npz"
+        with path.open("rb") as file, np.load(file) as stored:
+            arrays = {key: stored[key] for key in entry["arrays"]}
+        return Numbers(entry["name"], entry["settings"], panels, arrays)
+    except FileNotFoundError:
+        raise ValueError(f"there are no numbers at {path}; run without --redraw to compute them") from None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+        raise ValueError(f"cannot read {path}; run without --redraw to compute it again") from None

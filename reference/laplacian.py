@@ -1,0 +1,108 @@
+"""Solvers of an electrical network: potentials x with sum_j c_ij (x_i - x_j) = b_i, for conductances c >= 0.
+
+The matrix is the graph Laplacian of c, singular in the direction of the ones: x is found up to a constant.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.linalg import splu
+
+from reference.pbde import Array
+
+
+class NotConvergedError(RuntimeError):
+    """A certificate was missed: no answer is better than a wrong one."""
+
+
+def conjugate_gradients(conductance: Any, b: Array, tolerance: Array, limit: int = 1000) -> Array:
+    """(n, n) dense or sparse, (n, r), (r,) -> (n, r): Jacobi-preconditioned CG, a system for each column of b.
+
+    Stops where max_i |residual_i| / D_i <= tolerance, with D the conductance at each node: a norm would not see
+    the nodes of small D. NotConvergedError after `limit` steps, or where the matrix is not positive in float64.
+    """
+    degree = _degrees(conductance)[:, None]
+    if not (degree > 0).all():
+        raise NotConvergedError("the curvature at an item underflows")
+    x, residual = np.zeros_like(b), centred(b)
+    direction = scaled = residual / degree
+    norm = (residual * scaled).sum(axis=0)
+    for _ in range(limit):
+        if (np.abs(scaled).max(axis=0) <= tolerance).all():
+            return centred(x)
+        flow = degree * direction - conductance @ direction
+        curvature = (direction * flow).sum(axis=0)
+        if not (curvature > 0).all():
+            break
+        step = norm / curvature
+        x += step * direction
+        residual -= step * flow
+        residual -= residual.mean(axis=0)
+        scaled = residual / degree
+        norm, last = (residual * scaled).sum(axis=0), norm
+        direction = scaled + norm / last * direction
+    raise NotConvergedError(f"conjugate gradients missed {tolerance.max():.1e} in {limit} steps")
+
+
+def factorization(conductance: Any, b: Array) -> Array:
+    """(n, n) sparse, (n, r) -> (n, r): sparse LU of the Laplacian with its last node grounded."""
+    laplacian = sparse.diags_array(_degrees(conductance)) - conductance
+    try:
+        grounded = splu(
+            sparse.csc_array(laplacian)[:-1, :-1], permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True}
+        )
+    except RuntimeError as error:
+        raise NotConvergedError(f"the Laplacian is singular in float64: {error}") from None
+    return centred(np.vstack([grounded.solve(centred(b)[:-1]), np.zeros(b.shape[1])]))
+
+
+def star_mesh(conductance: Array, flows: Array, block: int = 48) -> Array:
+    """(n, n), (r, n, n) -> (n, r): x with sum_j c_ij (x_i - x_j) = sum_j flow_ij, for antisymmetric flows.
+
+    Eliminates node after node as in circuit theory, conductances AND flows: with S = sum_k c_mk,
+
+        c_jk <- c_jk + c_mj c_mk / S,    flow_jk <- flow_jk + (c_mj flow_mk - c_mk flow_mj) / S.
+
+    No conductance is ever subtracted, and each pair's flow is only combined with flows weighted by conductance.
+    So the error of x stays near the rounding of flow_ij / c_ij, even where conductances differ by 1e-80, as long
+    as the flows themselves are given pair by pair and not as sums at nodes. (For the matrix alone this is the
+    elimination of Grassmann, Taksar and Heyman 1985.) Only what lies right of the diagonal is used.
+    """
+    c, flow = conductance.copy(), flows.copy()
+    n, total = len(c), np.empty(len(c))
+    for start in range(0, n, block):
+        stop = min(start + block, n)
+        for m in range(start, min(stop, n - 1)):
+            total[m] = c[m, m + 1 :].sum()
+            if not total[m] > 0:
+                raise NotConvergedError("the curvature at an item underflows")
+            share = c[m, m + 1 :] / total[m]
+            within = slice(m + 1, stop)
+            to_m = c[m, within, None]
+            flow[:, within, m + 1 :] += (
+                to_m * (flow[:, m, None, m + 1 :] / total[m]) - flow[:, m, within, None] * share
+            )
+            c[within, m + 1 :] += to_m * share
+        if stop < n:
+            eliminated = c[start:stop, stop:]
+            share = eliminated / total[start:stop, None]
+            for layer in flow:
+                combined = share.T @ layer[start:stop, stop:]
+                layer[stop:, stop:] += combined - combined.T
+            c[stop:, stop:] += share.T @ eliminated
+    x = np.zeros((n, len(flow)))
+    for m in range(n - 2, -1, -1):
+        x[m] = (c[m, m + 1 :] @ x[m + 1 :] + flow[:, m, m + 1 :].sum(axis=1)) / total[m]
+    return centred(x)
+
+
+def centred(x: Array) -> Array:
+    """(n, ...) -> (n, ...): x less its mean over the n items."""
+    return np.asarray(x - x.mean(axis=0))
+
+
+def _degrees(conductance: Any) -> Array:
+    return np.asarray(conductance.sum(axis=1))

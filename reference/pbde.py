@@ -1,0 +1,154 @@
+"""Preference behavior distribution equations: Omega(x) = f(x) log p(x) + g(x), and back (Eq. 11)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import logsumexp, softmax
+
+Array = NDArray[np.float64]
+
+MASS_TOLERANCE = 1e-6  # a log total mass further from 0 than this is a mistake, not rounding
+
+
+def finite_array(name: str, value: ArrayLike, shape: tuple[int, ...] | None = None) -> Array:
+    """`value` as a finite float64 array, of `shape` where one is asked; ValueError otherwise."""
+    array = np.asarray(value, dtype=np.float64)
+    if shape is not None and array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, got {array[~np.isfinite(array)].flat[0]}")
+    return array
+
+
+def positive(name: str, value: float) -> float:
+    """`value` if it is a finite number > 0; ValueError otherwise."""
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be > 0, got {value}")
+    return float(value)
+
+
+def log_weights(measure: ArrayLike | None, n: int) -> Array:
+    """log of the quadrature weights of n support points: 0 for outcomes that are counted one by one."""
+    if measure is None:
+        return np.zeros(n)
+    weights = finite_array("measure", measure, (n,))
+    if not (weights > 0).all():
+        raise ValueError(f"measure must be > 0, got {weights.min()}")
+    return np.log(weights)
+
+
+def log_mass(log_p: Array, measure: ArrayLike | None = None) -> float:
+    """log sum_x measure(x) p(x), for log_p of shape (n,): 0 for a normalised density."""
+    return float(logsumexp(log_p + log_weights(measure, len(log_p))))
+
+
+def normalize(log_p: ArrayLike, measure: ArrayLike | None = None) -> Array:
+    """(n,) -> (n,): log_p less its log total mass, so that sum_x measure(x) p(x) = 1."""
+    array = finite_array("log_p", log_p)
+    return array - log_mass(array, measure)
+
+
+def check_normalized(name: str, log_p: ArrayLike, measure: ArrayLike | None = None) -> Array:
+    """(n,) -> (n,): log_p normalised to the last digit; ValueError where it was not within 1e-6 of it."""
+    array = finite_array(name, log_p)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"{name} must have shape (n,) with n >= 1, got {array.shape}")
+    mass = log_mass(array, measure)
+    if abs(mass) > MASS_TOLERANCE:
+        against = "its sum" if measure is None else "its integral against measure"
+        raise ValueError(
+            f"{name} must be normalised: the log of {against} is {mass:.6g}, not 0; "
+            "subtract it (reference.pbde.normalize does), or pass the measure it is normalised against"
+        )
+    return array - mass
+
+
+@dataclass(frozen=True, eq=False)
+class PBDE:
+    """Omega(x) = f(x) log p(x) + g(x), f > 0 (Eq. 11); preferences are sigmoid(Omega(x_a) - Omega(x_b)).
+
+    f, g: scalars or arrays of shape (n,). ValueError where f is not > 0 or anything is not finite.
+    """
+
+    f: ArrayLike
+    g: ArrayLike
+
+    def __post_init__(self) -> None:
+        for name in ("f", "g"):
+            array = finite_array(name, getattr(self, name))
+            if array.ndim > 1:
+                raise ValueError(f"{name} must be a scalar or have shape (n,), got shape {array.shape}")
+            object.__setattr__(self, name, array)
+        if not (np.asarray(self.f) > 0).all():
+            raise ValueError(f"f must be > 0 everywhere, got {np.min(self.f)}")
+        try:
+            np.broadcast_shapes(np.shape(self.f), np.shape(self.g))
+        except ValueError:
+            raise ValueError(f"f and g must match, got {np.shape(self.f)} and {np.shape(self.g)}") from None
+
+    @classmethod
+    def luce(cls) -> PBDE:
+        """The Luce choice rule, Eq. 9: f = 1, g = 0."""
+        return cls(1.0, 0.0)
+
+    @classmethod
+    def length_normalized(cls, lengths: ArrayLike, scale: float = 1.0) -> PBDE:
+        """Eq. 12: f = scale / |x|, g = 0, for lengths > 0 of shape (n,)."""
+        array = finite_array("lengths", lengths)
+        if not (array > 0).all():
+            raise ValueError(f"lengths must be > 0, got {array.min()}")
+        return cls(positive("scale", scale) / array, 0.0)
+
+    @classmethod
+    def dpo(cls, beta: float, log_p_pre: ArrayLike) -> PBDE:
+        """Eq. 16: f = beta > 0, g = -beta log p_pre."""
+        return cls(positive("beta", beta), -beta * finite_array("log_p_pre", log_p_pre))
+
+    @classmethod
+    def geometric(cls, alpha: float, log_p_pre: ArrayLike) -> PBDE:
+        """Eq. 19: f = 1 / alpha, g = (1 - 1 / alpha) log p_pre, alpha > 0 (a weighted mean for alpha <= 1)."""
+        return cls(1 / positive("alpha", alpha), (1 - 1 / alpha) * finite_array("log_p_pre", log_p_pre))
+
+    def over(self, n: int) -> tuple[Array, Array]:
+        """f and g as arrays of shape (n,); ValueError where they belong to another support."""
+        for name, array in (("f", np.asarray(self.f)), ("g", np.asarray(self.g))):
+            if array.shape not in ((), (1,), (n,)):
+                raise ValueError(f"{name} has shape {array.shape}, the support has {n} points")
+        return np.broadcast_to(self.f, (n,)), np.broadcast_to(self.g, (n,))
+
+    def omega(self, log_p: ArrayLike) -> Array:
+        """(n,) -> (n,): Omega of Eq. 11."""
+        array = finite_array("log_p", log_p)
+        if array.ndim != 1:
+            raise ValueError(f"log_p must have shape (n,), got {array.shape}")
+        f, g = self.over(len(array))
+        return f * array + g
+
+    def log_p(self, omega: ArrayLike, measure: ArrayLike | None = None) -> Array:
+        """(n,) -> (n,): THE normalised log_p with self.omega(log_p) = omega + C for some constant C."""
+        array = finite_array("omega", omega)
+        if array.ndim != 1 or array.size == 0:
+            raise ValueError(f"omega must have shape (n,) with n >= 1, got {array.shape}")
+        f, g = self.over(len(array))
+        constant = _normalizing_constant((array - g) / f + log_weights(measure, len(array)), f)
+        return (array - g + constant) / f
+
+
+def _normalizing_constant(a: Array, f: Array) -> float:
+    """The root C of h(C) = log sum_i exp(a_i + C / f_i): h is convex and increases from -inf to inf.
+
+    At the largest C with max_i a_i + C / f_i = 0, h lies in [0, log n]: Newton from there comes down
+    to the root and never passes it, and h h' falls by 4 a step, so 100 steps are more than any f needs.
+    """
+    constant = float(np.min(-f * a))
+    for _ in range(100):
+        z = a + constant / f
+        lower = constant - float(logsumexp(z)) / float(softmax(z) @ (1 / f))
+        if not lower < constant:
+            break
+        constant = lower
+    return constant

@@ -1,0 +1,170 @@
+"""Files of comparisons: columns in, arrays out, and the line and column of whatever cannot be read."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+Ties = Literal["half", "drop"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where a table keeps what: the names of its columns, and how to read the outcome y.
+
+    outcomes: the words for "a wins", "b wins" and "tie"; None for numbers in [0, 1] or the winner's name.
+    ties: "half" a win for each side, or "drop".
+    """
+
+    a: str = "a"
+    b: str = "b"
+    y: str = "y"
+    annotator: str | None = None
+    weight: str | None = None
+    outcomes: Sequence[str] | None = None
+    ties: Ties = "half"
+
+    def __post_init__(self) -> None:
+        if self.ties not in ("half", "drop"):
+            raise ValueError(f"ties must be 'half' or 'drop', got {self.ties!r}")
+        if self.outcomes is not None and not (len(self.outcomes) == 3 == len(set(self.outcomes))):
+            raise ValueError(f"outcomes must be three different words (a wins, b wins, tie), got {self.outcomes}")
+
+    def names(self) -> list[str]:
+        """The columns that the table must have."""
+        return [name for name in (self.a, self.b, self.y, self.annotator, self.weight) if name]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One data row of a file: its line number (the header is line 1) and its fields by column name."""
+
+    line: int
+    fields: dict[str, str]
+
+
+def read_rows(path: str | Path, needed: Iterable[str]) -> list[Row]:
+    """The rows of a CSV file with a header line; byte-order mark, Windows line ends and blank lines are fine.
+
+    ValueError: no header, no rows, a column of `needed` missing, a row of another width, text not UTF-8.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            numbered = [(reader.line_num, cells) for cells in reader if cells]
+    except UnicodeDecodeError as error:
+        line = Path(path).read_bytes()[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path}, line {line}: not UTF-8 text") from None
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
+    if not header:
+        raise ValueError(f"{path} is empty")
+    for name in needed:
+        if header.count(name) != 1:
+            fault = "twice" if name in header else "not"
+            raise ValueError(
+                f"{path}, line 1: column {name!r} is {fault} there; the columns are {', '.join(header)}"
+            )
+    if not numbered:
+        raise ValueError(f"{path} has a header but no comparisons")
+    for line, cells in numbered:
+        if len(cells) != len(header):
+            raise ValueError(f"{path}, line {line}: {len(header)} columns expected, got {len(cells)}")
+    return [Row(line, dict(zip(header, cells, strict=True))) for line, cells in numbered]
+
+
+def read_number(
+    path: str | Path, row: Row, column: str, rule: str = "a number >= 0", most: float = math.inf
+) -> float:
+    """The number in a row's column, in [0, most]; ValueError naming file, line, column and rule otherwise."""
+    try:
+        value = float(row.fields[column])
+    except ValueError:
+        value = math.nan
+    if not (0 <= value <= most and math.isfinite(value)):
+        raise ValueError(f"{path}, line {row.line}: {column} must be {rule}, got {row.fields[column]!r}")
+    return value
+
+
+def read_outcomes(path: str | Path, rows: Sequence[Row], columns: Columns) -> list[float]:
+    """y of every row, in [0, 1]: by the words of columns.outcomes, as the winner's name, or as a number."""
+    words = [row.fields[columns.y] for row in rows]
+    if columns.outcomes is not None:
+        value_of = dict(zip(columns.outcomes, (1.0, 0.0, 0.5), strict=True))
+        for row, word in zip(rows, words, strict=True):
+            if word not in value_of:
+                expected = ", ".join(columns.outcomes)
+                raise ValueError(f"{path}, line {row.line}: {columns.y} must be one of {expected}, got {word!r}")
+        return [value_of[word] for word in words]
+    sides = [(row.fields[columns.a], row.fields[columns.b]) for row in rows]
+    if all(word in pair for word, pair in zip(words, sides, strict=True)):
+        if all(word in ("0", "1") for word in words):
+            raise ValueError(
+                f"{path}: {columns.y} may be a number or the winner's name, for the items are named 0 and 1; "
+                "say outcomes=('1', '0', '0.5') for numbers, or rename the items"
+            )
+        return [float(word == a) for word, (a, _) in zip(words, sides, strict=True)]
+    rule = "a number in [0, 1], or the winner's name in every row"
+    return [read_number(path, row, columns.y, rule, most=1.0) for row in rows]
+
+
+def read_comparisons(path: str | Path, columns: Columns, by: str | None = None) -> dict[str, dict[str, Any]]:
+    """{group: the arguments of Comparisons}, a group for each value of the column `by`; one, "", without it.
+
+    Items are numbered as they first appear in their group.
+    """
+    rows = read_rows(path, [*columns.names(), *([by] if by else [])])
+    for row in rows:
+        for name in (columns.a, columns.b):
+            if not row.fields[name].strip():
+                raise ValueError(f"{path}, line {row.line}: {name} is empty")
+    values = read_outcomes(path, rows, columns)
+    weights = [read_number(path, row, columns.weight) for row in rows] if columns.weight else [1.0] * len(rows)
+    members: dict[str, list[int]] = {}
+    for k, row in enumerate(rows):
+        members.setdefault(row.fields[by] if by else "", []).append(k)
+    return {
+        group: _arguments([rows[k] for k in at], np.array(values)[at], np.array(weights)[at], columns)
+        for group, at in members.items()
+    }
+
+
+def _arguments(rows: list[Row], y: Any, weight: Any, columns: Columns) -> dict[str, Any]:
+    number: dict[str, int] = {}
+    sides = np.array(
+        [[number.setdefault(row.fields[name], len(number)) for name in (columns.a, columns.b)] for row in rows]
+    )
+    kept = y != 0.5 if columns.ties == "drop" else np.full(len(y), True)
+    who = None if columns.annotator is None else np.array([row.fields[columns.annotator] for row in rows])[kept]
+    return {
+        "x_a": sides[kept, 0],
+        "x_b": sides[kept, 1],
+        "y": y[kept],
+        "n": len(number),
+        "annotator": who,
+        "weight": weight[kept],
+        "labels": tuple(number),
+        "ties_left_out": float(weight[~kept].sum()),
+    }
+
+
+def read_lengths(path: str | Path, labels: Sequence[str]) -> Any:
+    """Lengths > 0 of the named items, from a CSV file with the columns item and length: (n,)."""
+    length: dict[str, float] = {}
+    for row in read_rows(path, ["item", "length"]):
+        length[row.fields["item"]] = read_number(path, row, "length", "a number > 0")
+        if length[row.fields["item"]] == 0:
+            raise ValueError(f"{path}, line {row.line}: length must be > 0, got 0")
+    missing = [label for label in labels if label not in length]
+    if missing:
+        raise ValueError(
+            f"{path}: no length for {len(missing)} of {len(labels)} items, the first is {missing[0]!r}"
+        )
+    return np.array([length[label] for label in labels])

@@ -1,0 +1,85 @@
+"""The closed forms: what each objective's optimum is, for a known annotator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import sparse
+
+from reference.annotators import Annotator
+from reference.comparisons import pair_proposal
+from reference.laplacian import star_mesh
+from reference.pbde import PBDE, Array, check_normalized, finite_array, normalize, positive
+
+
+def recovered(annotator: Annotator, model: PBDE, measure: ArrayLike | None = None) -> Array:
+    """(n,): what the PBDE `model` learns from `annotator`; Theorem 2, Eq. 17 and Eq. 19 are cases of it.
+
+    log pi(x) = (f*(x) log p*(x) + g*(x) - g(x) + C) / f(x), with the one C that normalises pi.
+    measure: the annotator's own where it is None.
+    """
+    return model.log_p(annotator.omega, annotator.measure if measure is None else measure)
+
+
+def product_of_experts(
+    log_p: ArrayLike, log_p_pre: ArrayLike, beta: float, measure: ArrayLike | None = None
+) -> Array:
+    """Eq. 17, (n,): pi proportional to p_pre p^(1 / beta): DPO, taught by a Luce annotator."""
+    beta = positive("beta", beta)
+    p, pre = _two_densities(log_p, log_p_pre, measure)
+    return normalize(pre + p / beta, measure)
+
+
+def geometric_mean(
+    log_p: ArrayLike, log_p_pre: ArrayLike, alpha: float, measure: ArrayLike | None = None
+) -> Array:
+    """Eq. 19, (n,): pi proportional to p_pre^(1 - alpha) p^alpha."""
+    alpha = positive("alpha", alpha)
+    p, pre = _two_densities(log_p, log_p_pre, measure)
+    return normalize((1 - alpha) * pre + alpha * p, measure)
+
+
+def kl_control(reward: ArrayLike, log_p_pre: ArrayLike, beta: float, measure: ArrayLike | None = None) -> Array:
+    """Eq. 14, (n,): pi proportional to p_pre exp(reward / beta), the maximiser of Eq. 13."""
+    beta = positive("beta", beta)
+    pre = check_normalized("log_p_pre", log_p_pre, measure)
+    return normalize(pre + finite_array("reward", reward, pre.shape) / beta, measure)
+
+
+def ipo(
+    preference_prob: ArrayLike,
+    proposal: Any,
+    log_p_pre: ArrayLike,
+    tau: float,
+    measure: ArrayLike | None = None,
+) -> Array:
+    """The exact optimum of IPO (Azar et al. 2023), (n,): pi proportional to p_pre exp(d).
+
+    IPO minimises E_q (d_a - d_b - (2 P_ab - 1) / (2 tau))^2, d = log pi / p_pre, up to a constant.
+    proposal (n,), independent draws: d_a = E_b P_ab / tau, the Borda score. proposal (n, n): the weighted
+    Laplacian system sum_b w_ab (d_a - d_b) = sum_b w_ab (2 P_ab - 1) / (2 tau), w = q + q^T. ValueError where
+    the proposal's graph is not connected.
+    """
+    tau = positive("tau", tau)
+    pre = check_normalized("log_p_pre", log_p_pre, measure)
+    n = len(pre)
+    prob = finite_array("preference_prob", preference_prob, (n, n))
+    pairs = pair_proposal(proposal, n)
+    if np.ndim(proposal) == 1:
+        return normalize(pre + prob @ np.asarray(proposal) / tau, measure)
+    weight = pairs + pairs.T
+    weight = weight.toarray() if sparse.issparse(weight) else weight
+    count, _ = sparse.csgraph.connected_components(sparse.csr_array(weight > 0), directed=False)
+    if count > 1:
+        raise ValueError(f"proposal must connect all outcomes, got {count} components")
+    flow = weight * (prob - prob.T) / (2 * tau)
+    return normalize(pre + star_mesh(weight, flow[None])[:, 0], measure)
+
+
+def _two_densities(log_p: ArrayLike, log_p_pre: ArrayLike, measure: ArrayLike | None) -> tuple[Array, Array]:
+    p, pre = check_normalized("log_p", log_p, measure), check_normalized("log_p_pre", log_p_pre, measure)
+    if p.shape != pre.shape:
+        raise ValueError(f"log_p and log_p_pre must have the same shape, got {p.shape} and {pre.shape}")
+    return p, pre
