@@ -162,7 +162,8 @@ def print_graph(group: str, graph: Comparisons, fitted: Fit) -> None:
     """The graph's table, the most preferred item first."""
     print(heading(group, graph))
     print(
-        f"{'item':<30}{'density':>9}{'95 % interval':>20}{'log p':>9}{'s.e.':>7}{'omega':>9}{'s.e.':>7}{'compared':>9}"
+        f"{'item':<30}{'density':>9}{'95 % interval':>20}{'log p':>9}{'s.e.':>7}"
+        f"{'omega':>9}{'s.e.':>7}{'compared':>9}"
     )
     low, high = fitted.interval()
     nothing = np.full(graph.n, np.nan)
@@ -180,9 +181,9 @@ def print_graph(group: str, graph: Comparisons, fitted: Fit) -> None:
         print(f"... and {graph.n - SHOWN} more: --json or --csv gives them all")
     if fitted.se_log_p is None:
         print("no standard errors: above 5,000 items their covariance is too large an array")
+    best = f"at best {fitted.saturated:.4f} (saturated)"
     print(
-        f"log-likelihood {fitted.log_likelihood:.4f} nats a comparison, at best {fitted.saturated:.4f} (saturated); "
-        f"last Newton step {found.newton_step:.0e}\n"
+        f"log-likelihood {fitted.log_likelihood:.4f} nats a comparison, {best}; Newton step {found.newton_step:.0e}\n"
     )
 
 
@@ -240,9 +241,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"pbde {package_version()}, reference (NumPy {np.__version__}, float64, CPU): {what}")
     try:
         return run_verify(args) if args.command == "verify" else run_fit(args)
-    except (ValueError, NotConvergedError, OSError) as error:
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+    except (ValueError, NotConvergedError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+    return 2
 
 
 if __name__ == "__main__":
