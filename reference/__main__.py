@@ -181,10 +181,10 @@ def print_graph(group: str, graph: Comparisons, fitted: Fit) -> None:
         print(f"... and {graph.n - SHOWN} more: --json or --csv gives them all")
     if fitted.se_log_p is None:
         print("no standard errors: above 5,000 items their covariance is too large an array")
-    best = f"at best {fitted.saturated:.4f} (saturated)"
     print(
-        f"log-likelihood {fitted.log_likelihood:.4f} nats a comparison, {best}; Newton step {found.newton_step:.0e}\n"
+        f"log-likelihood {fitted.log_likelihood:.4f} nats a comparison, at best {fitted.saturated:.4f} (saturated)"
     )
+    print(f"certificate: last Newton step {found.newton_step:.0e} nats\n")
 
 
 def report_undetermined(group: str, graph: Comparisons, model: PBDE, as_json: bool) -> None:

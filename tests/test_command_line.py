@@ -1,0 +1,184 @@
+"""`python -m reference`: verify's rows, fit's tables and JSON, and files that are wrong in every way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reference import Comparisons
+from reference.__main__ import main
+from reference.claims import CLAIMS, verify
+from reference.pbde import normalize
+from reference.toy import Toy
+from tests.checks import assert_close
+
+CITATIONS = str(Path(__file__).parents[1] / "reference" / "data" / "citations.csv")
+CONVARG = Path(__file__).parents[2] / "shared" / "data" / "convarg" / "judgments.csv"
+
+
+def wrong(*arguments: object) -> np.ndarray:
+    """A formula with an exponent off: the right one, tempered by 1.01."""
+    right = next(claim for claim in CLAIMS if claim.name == wrong_for[0])
+    formula = right.check.__defaults__[0] or (lambda x: x)  # type: ignore[index]
+    return np.asarray(normalize(1.01 * np.asarray(formula(*arguments))))
+
+
+wrong_for = [""]
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=[claim.name for claim in CLAIMS])
+def test_every_claim_holds_and_a_wrong_formula_fails(claim: object) -> None:
+    """The claim's own formula passes; with an exponent off by a hundredth its row fails."""
+    chosen = next(known for known in CLAIMS if known is claim)
+    assert verify([chosen], 12, 8, 1)[0].holds
+    wrong_for[0] = chosen.name
+    assert not verify([chosen], 12, 8, 1, formula=wrong)[0].holds
+
+
+@pytest.mark.parametrize("name", ["Theorem 2", "Eq. 14", "Eq. 17", "Eq. 19", "general", "IPO"])
+def test_a_missing_normaliser_fails(name: str) -> None:
+    """The right formula plus a tenth: no longer normalised."""
+    claim = next(known for known in CLAIMS if known.name == name)
+    right = claim.check.__defaults__[0]  # type: ignore[index]
+    assert not verify([claim], 12, 8, 1, formula=lambda *given: right(*given) + 0.1)[0].holds
+
+
+def test_verify_prints_a_row_a_claim(capsys: pytest.CaptureFixture[str]) -> None:
+    """A table of at most 100 columns, its last line the count; --json the same."""
+    assert main(["verify", "--trials", "2", "--n", "8"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert lines[-1].startswith(f"{len(CLAIMS)} of {len(CLAIMS)} hold (n = 2..8, 2 trials, seed 0")
+    assert main(["verify", "--trials", "2", "--n", "8", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["claim"] for row in rows] == [claim.name for claim in CLAIMS]
+    assert all(row["holds"] and row["worst"] <= row["allowed"] for row in rows)
+
+
+def test_fit_prints_the_citations(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Densities sum to 1 in JSON and CSV alike, and the table names the most preferred journal first."""
+    out = tmp_path / "items.csv"
+    assert main(["fit", CITATIONS, "--weight", "weight", "--json", "--csv", str(out)]) == 0
+    graph = json.loads(capsys.readouterr().out)
+    assert set(graph) == {"group", "log_likelihood", "saturated", "comparisons", "items"}
+    assert graph["comparisons"] == 3727
+    assert set(graph["items"][0]) == {"item", "log_p", "omega", "se_log_p", "se_omega", "comparisons"}
+    assert_close(sum(np.exp(item["log_p"]) for item in graph["items"]), 1.0, 1e-12)
+    assert out.read_text().splitlines()[0] == "group,item,log_p,omega,se_log_p,se_omega,comparisons"
+    assert len(out.read_text().splitlines()) == 5
+    assert main(["fit", CITATIONS, "--weight", "weight"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[3].startswith("JRSS-B")
+    assert max(map(len, lines)) <= 100
+
+
+def test_length_normalised_fit(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """--pbde length: omega = log p / |x| up to a constant."""
+    lengths = tmp_path / "items.csv"
+    lengths.write_text("item,length\nBiometrika,1\nJASA,2\nJRSS-B,3\nComm. Statist.,4\n")
+    assert (
+        main(["fit", CITATIONS, "--weight", "weight", "--pbde", "length", "--lengths", str(lengths), "--json"])
+        == 0
+    )
+    items = json.loads(capsys.readouterr().out)["items"]
+    length = {"Biometrika": 1, "JASA": 2, "JRSS-B": 3, "Comm. Statist.": 4}
+    constant = [item["log_p"] / length[item["item"]] - item["omega"] for item in items]
+    assert_close(np.ptp(constant), 0.0, 1e-12)
+
+
+def test_words_groups_ties_and_windows_files(tmp_path: Path) -> None:
+    """A byte-order mark, Windows line ends, quotes, blank lines, outcome words, groups and dropped ties."""
+    path = tmp_path / "judged.csv"
+    text = '\ufefftopic,l,r,who,pick\r\n1,"a, one",b,u,left\r\n\r\n1,b,"a, one",v,left\r\n'
+    text += "1,b,c,u,none\r\n2,x,y,u,right\r\n"
+    path.write_bytes(text.encode())
+    words = ("left", "right", "none")
+    data = Comparisons.from_csv(path, a="l", b="r", y="pick", annotator="who", outcomes=words)
+    assert data.labels == ("a, one", "b", "c", "x", "y")
+    assert np.asarray(data.y).tolist() == [1, 1, 0.5, 0]
+    assert np.asarray(data.annotator).tolist() == ["u", "v", "u", "u"]
+    dropped = Comparisons.from_csv(path, a="l", b="r", y="pick", outcomes=words, ties="drop")
+    assert (len(dropped), dropped.ties_left_out) == (3, 1.0)
+    arguments = ["--a", "l", "--b", "r", "--y", "pick", "--outcomes", "left,right,none", "--by", "topic", "--json"]
+    assert main(["fit", str(path), *arguments]) == 1
+
+
+def test_y_may_be_the_winners_name(tmp_path: Path) -> None:
+    """The name of a or b in every row, even where names look like numbers."""
+    path = tmp_path / "games.csv"
+    path.write_text("a,b,y\n1,5,5\n5,1,1\n1,5,1\n")
+    assert np.asarray(Comparisons.from_csv(path).y).tolist() == [0, 0, 1]
+
+
+def test_an_undetermined_graph_says_what_is_determined(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Groups, who always won, densities within; exit status 1."""
+    path = tmp_path / "graph.csv"
+    path.write_text("a,b,y\nx,y,1\ny,x,1\ny,z,1\nz,w,1\nw,z,1\n")
+    assert main(["fit", str(path)]) == 1
+    out = capsys.readouterr().out
+    assert "group 1: x, y; won every comparison with group 2" in out
+    assert "group 2: z, w" in out
+    assert main(["fit", str(path), "--json"]) == 1
+    graph = json.loads(capsys.readouterr().out)
+    assert graph["components"] == [["x", "y"], ["z", "w"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        (b"", [], "is empty"),
+        (b"a,b,y\n", [], "no comparisons"),
+        (b"a,b\nx,z\n", [], "line 1: column 'y' is not there; the columns are a, b"),
+        (b"a,a,b,y\nx,x,z,1\n", [], "line 1: column 'a' is twice there"),
+        (b"a,b,y\nx,z,1\nx,z\n", [], "line 3: 3 columns expected, got 2"),
+        (b"a,b,y\nx,z,1\nx,z,1.2\n", [], "line 3: y must be a number in [0, 1]"),
+        (b"a,b,y\nx,z,1\nx,z,nan\n", [], "line 3: y must be a number in [0, 1]"),
+        (b"a,b,y\nx,z,maybe\n", [], "line 2: y must be a number in [0, 1], or the winner's name"),
+        (b"a,b,y\nx,,1\n", [], "line 2: b is empty"),
+        (b"a,b,y\nx,z,1\nx,\xff,1\n", [], "line 3: not UTF-8"),
+        (b"a,b,y\n0,1,1\n", [], "the items are named 0 and 1"),
+        (b"a,b,y\nx,z,w\n", ["--outcomes", "l,r,t"], "line 2: y must be one of l, r, t, got 'w'"),
+        (b"a,b,y\nx,z,1\n", ["--outcomes", "l,r"], "outcomes must be three different words"),
+        (b"a,b,y,k\nx,z,1,-2\n", ["--weight", "k"], "line 2: k must be a number >= 0, got '-2'"),
+        (b"a,b,y\nx,x,1\n", [], "at least two items"),
+        (b"a,b,y\nx,z,1\n", ["--pbde", "length"], "go together"),
+    ],
+)
+def test_wrong_files(
+    content: bytes, arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line on stderr that names file, line and column; exit status 2."""
+    path = tmp_path / "wrong.csv"
+    path.write_bytes(content)
+    assert main(["fit", str(path), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_missing_file_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Not a traceback."""
+    assert main(["fit", str(tmp_path / "nowhere.csv")]) == 2
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_convarg(capsys: pytest.CaptureFixture[str]) -> None:
+    """84,445 judgments on 32 topics; skipped where the data set is absent."""
+    if not CONVARG.exists():
+        pytest.skip("the convarg data set is not beside the repository")
+    columns = ["--a", "arg1", "--b", "arg2", "--y", "choice", "--outcomes", "a1,a2,equal", "--by", "topic"]
+    assert main(["fit", str(CONVARG), *columns, "--json"]) == 0
+    graphs = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(graphs) == 32
+    assert sum(graph["comparisons"] for graph in graphs) == 84_445
+
+
+def test_the_toy_is_the_papers() -> None:
+    """Eq. 10 on the grid: total mass 1, and the uniform proposal is the trapezoid's."""
+    toy = Toy(401)
+    assert_close(toy.measure.sum(), 20.0, 1e-12)
+    assert_close(np.exp(np.asarray(toy.annotator.log_p)) @ toy.measure, 1.0, 1e-12)
+    assert_close(toy.uniform_proposal, toy.measure / 20, 1e-12)

@@ -1,0 +1,73 @@
+"""Which room may import what: DESIGN's table, kept by reading the imports."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NUMERIC = {"numpy", "scipy", "tqdm"}
+DRAWN = {*NUMERIC, "matplotlib"}
+ROOMS: dict[str, tuple[set[str], set[str], set[str]]] = {  # rooms, packages, packages inside functions only
+    "reference": (set(), NUMERIC, set()),
+    "accel": (set(), {"numpy", "threadpoolctl", "tqdm"}, {"numba", "cupy", "cuda"}),
+    "lm": ({"accel", "reference"}, {"numpy", "tqdm"}, {"sentencepiece", "msgpack"}),
+    "figures": ({"reference", "accel", "lm"}, DRAWN, set()),
+    "bench": ({"reference", "accel", "lm"}, DRAWN, {"jax", "torch", "choix"}),
+}
+VAGUE = {"utils", "helpers", "manager", "engine", "common"}
+
+
+def imported(tree: ast.AST, lazily: bool = False) -> list[tuple[str, bool]]:
+    """Every top-level package imported, and whether that happens inside a function."""
+    found: list[tuple[str, bool]] = []
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name.split(".")[0], lazily) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append(("" if node.level else (node.module or "").split(".")[0], lazily))
+        found += imported(node, lazily or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return found
+
+
+def violations(room: str, source: str) -> list[str]:
+    """The imports of a room's source that the table does not allow."""
+    rooms, packages, lazy = ROOMS[room]
+    always = rooms | packages | {room} | set(sys.stdlib_module_names)
+    return [
+        name for name, late in imported(ast.parse(source)) if name not in always and not (late and name in lazy)
+    ]
+
+
+def sources() -> list[tuple[str, Path]]:
+    return [(room, path) for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+
+
+@pytest.mark.parametrize(("room", "path"), sources(), ids=lambda value: str(getattr(value, "name", value)))
+def test_every_file_keeps_the_table(room: str, path: Path) -> None:
+    """No room imports what it may not, has a vague name, or lacks its one-line description."""
+    source = path.read_text(encoding="utf-8")
+    assert violations(room, source) == []
+    assert path.stem not in VAGUE
+    assert ast.get_docstring(ast.parse(source))
+
+
+@pytest.mark.parametrize(
+    ("room", "source", "found"),
+    [
+        ("reference", "import numpy\nfrom scipy import sparse\nimport math", []),
+        ("reference", "import matplotlib.pyplot", ["matplotlib"]),
+        ("reference", "def f():\n    from accel import train", ["accel"]),
+        ("accel", "import numba", ["numba"]),
+        ("accel", "def f():\n    import numba", []),
+        ("accel", "from reference import PBDE", ["reference"]),
+        ("figures", "from bench import roofline", ["bench"]),
+        ("lm", "from . import corpus", [""]),
+    ],
+)
+def test_the_check_sees_violations(room: str, source: str, found: list[str]) -> None:
+    """The check itself: allowed, forbidden, and lazy imports told apart."""
+    assert violations(room, source) == found
