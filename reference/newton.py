@@ -31,6 +31,7 @@ from reference.pbde import Array
 STEP_ALLOWED = 1e-11  # a certified Newton step, in nats of omega ...
 FLOORS_ALLOWED = 8  # ... or this many times the step that the rounding of the flows alone would cause,
 FLOOR_LIMIT = 1e-9  # as long as that rounding floor is itself below this
+TINY = 1e-300  # stands for a win count of 0 under a logarithm that is then multiplied by 0
 STAR_MESH_LIMIT = 5000  # items; the elimination holds a few dense (n, n) arrays
 
 
@@ -102,14 +103,16 @@ def _flows(won: Array, lost: Array, win: Array, lose: Array) -> tuple[Array, Arr
     return gained - paid, (won + lost) * (win * lose), gained + paid
 
 
-def _node_system(pairs: Pairs, omega: Array) -> tuple[Any, Array, Array]:
-    """c, dense or sparse; -F' = sum_j phi_ij; and the size of what was summed, each (n,)."""
+def _node_system(pairs: Pairs, omega: Array, sized: bool) -> tuple[Any, Array, Array]:
+    """c, dense or sparse; -F' = sum_j phi_ij; and, where asked, the size of what was summed, each (n,)."""
     sigmoids = pairs.sigmoids(omega)
-    curvature, slope, size = np.empty_like(pairs.won), np.empty(pairs.n), np.empty(pairs.n)
+    curvature, slope, size = np.empty_like(pairs.won), np.empty(pairs.n), np.zeros(pairs.n)
     for block in pairs.blocks():
         phi, curvature[block], terms = _flows(pairs.won[block], pairs.lost[block], *sigmoids(block))
         at = block if pairs.pattern is None else slice(None)
-        slope[at], size[at] = pairs.node_sums(phi), pairs.node_sums(terms)
+        slope[at] = pairs.node_sums(phi)
+        if sized:
+            size[at] = pairs.node_sums(terms)
     return pairs.matrix(curvature), slope, size
 
 
@@ -138,7 +141,7 @@ def _step_by_conjugate_gradients(pairs: Pairs) -> Step:
     """Truncated while far away; to certify, down to a thousandth of the rounding of the slope itself."""
 
     def step(omega: Array, certify: bool) -> tuple[Array, float]:
-        curvature, slope, size = _node_system(pairs, omega)
+        curvature, slope, size = _node_system(pairs, omega, certify)
         degree = np.asarray(curvature.sum(axis=1))
         if certify:
             noise = _rounding(size)
@@ -255,11 +258,12 @@ def summary(pairs: Pairs, omega: Array) -> tuple[float, float, float]:
         win, lose = sigmoids(block)
         omega_i, omega_j = pairs.ends(omega, block)
         log_win = -np.logaddexp(0, omega_j - omega_i) if np.ptp(omega) > 600 else np.log(win)
-        log_share = np.log(np.divide(won, won + lost, out=np.ones_like(won), where=won > 0))
+        total = won + lost
+        log_share = np.log(np.maximum(won, TINY) / np.maximum(total, TINY))
         loss -= float(np.vdot(won, log_win))
         divergence += float(np.vdot(won, log_share - log_win))
         phi = pairs.node_sums(won * lose - lost * win)
-        worst = max(worst, float(np.max(np.abs(phi) / pairs.node_sums(won + lost))))
+        worst = max(worst, float(np.max(np.abs(phi) / pairs.node_sums(total))))
     comparisons = float(pairs.won.sum())
     return loss / comparisons, max(divergence / comparisons, 0.0), worst
 
