@@ -1,4 +1,7 @@
-"""`python -m figures NAME...`: computes a figure's numbers, keeps them, and draws the picture from them."""
+"""`python -m figures NAME...`: computes a figure's numbers, keeps them, and draws the picture from them.
+
+`python -m figures fit FILE` does the same for one's own comparisons.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,10 @@ from typing import NoReturn, Protocol, get_args
 
 from matplotlib.figure import Figure
 
-from figures import style, targets
+from figures import fit, style, targets
 from figures.numbers import Numbers, Panel, Proposal, Settings, load, save, write
+from reference import NotConvergedError
+from reference.options import add_file_options, add_fit_options, add_test_options, read_graphs
 
 
 class FigureModule(Protocol):
@@ -46,7 +51,8 @@ def _parser() -> _Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Draws the paper's figures. Each leaves three files in the folder of --out: NAME.json and\n"
         "NAME.npz, the numbers, and NAME.png, which is drawn from them.",
-        epilog=f"figures:\n{known}\n  all       every one of them\n\n"
+        epilog=f"figures:\n{known}\n  all       every one of them\n"
+        "  fit FILE  one's own comparisons; `python -m figures fit --help` says how\n\n"
         "examples:\n"
         "  python -m figures targets                       draw it, and print what is in it\n"
         "  python -m figures targets --proposal uniform    the misspecified fit depends on the proposal\n"
@@ -68,8 +74,11 @@ def _parser() -> _Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 0; SystemExit(2) after one line on stderr where what was asked for cannot be done."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words[:1] == ["fit"]:
+        return _main_of_fit(words[1:])
     parser = _parser()
-    asked = parser.parse_args(arguments)
+    asked = parser.parse_args(words)
     known = f"{', '.join(FIGURES)} or all"
     if not asked.names:
         parser.error(f"name a figure: {known}")
@@ -91,6 +100,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _main_of_fit(words: Sequence[str]) -> int:
+    parser = _Parser(prog="python -m figures fit", description=fit.__doc__)
+    add_file_options(parser)
+    parser.add_argument("--group", metavar="VALUE", help="which value of the column --by to draw")
+    add_fit_options(parser)
+    add_test_options(parser)
+    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--json", action="store_true", help="print one JSON line a panel in place of the table")
+    asked = parser.parse_args(words)
+    try:
+        graphs = read_graphs(asked)
+        if (asked.by is None) != (asked.group is None):
+            raise ValueError("--by COL and --group VALUE go together: a picture shows one graph")
+        if (asked.group or "") not in graphs:
+            raise ValueError(f"--group must be one of {', '.join(graphs)}, got {asked.group}")
+        name = asked.group or ""
+        _check_folder(asked.out)
+        save(fit.compute(asked, name, graphs[name]), asked.out)
+    except (ValueError, NotConvergedError) as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(f"{error.filename}: {error.strerror}")
+    numbers, picture = load("fit", asked.out), asked.out / "fit.png"
+    with style.applied():
+        write(picture, style.png(fit.draw(numbers)))
+    print(json_lines(numbers, picture) if asked.json else table(numbers, picture))
+    return 0
+
+
+def _check_folder(folder: Path) -> None:
+    """OSError where it cannot be written to: better refused now than after the computation."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
 def run(name: str, folder: Path, settings: Settings | None) -> tuple[Path, Numbers]:
     """Writes NAME.json, NAME.npz and NAME.png; without settings, the picture alone, from the numbers there.
 
@@ -99,9 +144,7 @@ def run(name: str, folder: Path, settings: Settings | None) -> tuple[Path, Numbe
     """
     module, picture = FIGURES[name], folder / f"{name}.png"
     if settings is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass  # better refused now than after the computation
+        _check_folder(folder)
         save(module.compute(settings), folder)
     numbers = load(name, folder)
     with style.applied():

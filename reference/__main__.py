@@ -1,39 +1,68 @@
-"""The command line: `python -m reference verify` and `python -m reference fit FILE.csv`."""
+"""The command line: `python -m reference verify | fit FILE | diagnose FILE | calibrate`."""
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
+import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from reference.calibrate import DESIGNS, calibrate
 from reference.claims import CLAIMS, verify
 from reference.comparisons import Comparisons
-from reference.fit import Fit, fit, partial_order, restricted
+from reference.diagnose import LEVEL, diagnose
+from reference.fit import Fit, fit
+from reference.inference import COVARIANCE_LIMIT
 from reference.optimum import NotConvergedError, NotIdentifiableError
-from reference.pbde import PBDE
-from reference.reading import Columns, read_lengths
+from reference.options import (
+    FILE_HELP,
+    TIES_HELP,
+    add_file_options,
+    add_fit_options,
+    add_test_options,
+    fit_options,
+    model_of,
+    read_graphs,
+)
+from reference.report import (
+    heading,
+    item_records,
+    print_graph,
+    print_prediction,
+    report_undetermined,
+    verdict_lines,
+    verdict_record,
+    write_rows,
+)
+from reference.verdict import GoodnessOfFit, goodness_of_fit
 
-SHOWN = 30  # items of a graph that the table prints; --json and --csv give all
-
-FIT_HELP = """\
-Reads a CSV file with a header line, a comparison a row, and prints the density that the choices imply.
-  y          a number in [0, 1] (1: a is preferred, 0.5: a tie), or the winner's name in every row;
-             with --outcomes, one of three words: a wins, b wins, tie
-  log p      log of the implicit preference distribution over the items of a graph; density = exp(log p)
+FIT_HELP = f"""\
+Prints the density that choices imply, with error bars, and whether one annotator can have made them.
+{FILE_HELP}  log p      log of the implicit preference distribution over the items of a graph; density = exp(log p)
   omega      f log p + g with mean 0: the log odds of i over j are omega_i - omega_j
   s.e.       standard error in nats; the interval is exp(log p -+ 1.96 s.e.)
 
+{TIES_HELP}
 examples:
-  python -m reference fit games.csv --a home --b visitor --y winner
+  python -m reference fit games.csv --a home --b visitor --y winner --predict Boston Detroit
   python -m reference fit judgments.csv --a arg1 --b arg2 --y choice --outcomes a1,a2,equal --by topic
+  python -m reference fit answers.jsonl --prior 0.5 --robust
+"""
+
+DIAGNOSE_HELP = f"""\
+Says in plain words what the comparisons can and cannot tell: is the optimum determined, can one annotator have
+judged, how strong is the evidence, what no comparison can show.
+{FILE_HELP}
+example:
+  python -m reference diagnose judgments.csv --a arg1 --b arg2 --y choice --outcomes a1,a2,equal --by topic
 """
 
 
@@ -48,30 +77,32 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("--trials", type=int, default=40, help="random cases a claim (default 40)")
     check.add_argument("--seed", type=int, default=0, help="seed of the cases (default 0)")
     check.add_argument("--json", action="store_true", help="a JSON line a claim")
+    plain = argparse.RawDescriptionHelpFormatter
     fitting = commands.add_parser(
         "fit",
         help="from a file of comparisons to a density with error bars",
         description=FIT_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=plain,
     )
-    fitting.add_argument("file", metavar="FILE.csv")
-    for name, text in (("a", "first item"), ("b", "second item"), ("y", "outcome")):
-        fitting.add_argument(
-            f"--{name}", default=name, metavar="COL", help=f"column of the {text} (default {name})"
-        )
-    fitting.add_argument("--annotator", metavar="COL", help="column that says who judged")
-    fitting.add_argument("--weight", metavar="COL", help="column that says how often a row was observed")
-    fitting.add_argument("--outcomes", metavar="A,B,TIE", help="words for: a wins, b wins, a tie")
+    asking = commands.add_parser(
+        "diagnose",
+        help="what a file of comparisons can and cannot tell, in plain words",
+        description=DIAGNOSE_HELP,
+        formatter_class=plain,
+    )
+    for command in (fitting, asking):
+        add_file_options(command)
+        add_fit_options(command)
+        add_test_options(command)
+        command.add_argument("--json", action="store_true", help="a JSON line a graph")
     fitting.add_argument(
-        "--ties", choices=("half", "drop"), default="half", help="half a win each (default), or none"
+        "--predict", nargs=2, metavar=("A", "B"), help="Prob(A preferred to B) with its 95 %% interval"
     )
-    fitting.add_argument("--by", metavar="COL", help="fit the rows of each value of this column on their own")
-    fitting.add_argument(
-        "--pbde", choices=("luce", "length"), default="luce", help="f = 1 (Eq. 9) or 1 / |x| (Eq. 12)"
-    )
-    fitting.add_argument("--lengths", metavar="ITEMS.csv", help="columns item, length: needed by --pbde length")
-    fitting.add_argument("--json", action="store_true", help="a JSON line a graph")
     fitting.add_argument("--csv", metavar="OUT", help="write a row an item to this file")
+    sizing = commands.add_parser("calibrate", help="simulate how often the test rejects and the intervals cover")
+    sizing.add_argument("--replications", type=int, default=1000, help="data sets of each design (default 1000)")
+    sizing.add_argument("--seed", type=int, default=0, help="seed of the simulation (default 0)")
+    sizing.add_argument("--json", action="store_true", help="a JSON line a design")
     return parser
 
 
@@ -98,131 +129,157 @@ def run_verify(args: argparse.Namespace) -> int:
 
 def run_fit(args: argparse.Namespace) -> int:
     """Prints every graph of the file; 1 where one has no finite optimum."""
-    outcomes = None if args.outcomes is None else tuple(args.outcomes.split(","))
-    columns = Columns(args.a, args.b, args.y, args.annotator, args.weight, outcomes, args.ties)
-    if (args.pbde == "length") != (args.lengths is not None):
-        raise ValueError("--pbde length and --lengths ITEMS.csv go together")
-    if args.by:
-        graphs = Comparisons.by_group(args.file, columns, args.by)
-    else:
-        graphs = {"": Comparisons.from_csv(args.file, **vars(columns))}
+    options, graphs = fit_options(args), read_graphs(args)
+    if args.predict:
+        check_predicted(args, graphs)
     rows: list[list[Any]] = []
     status = 0
     for group, graph in graphs.items():
-        labels = graph.labels or ()
-        model = PBDE.luce()
-        if args.lengths:
-            model = PBDE.length_normalized(read_lengths(args.lengths, labels))
+        labels, model = graph.labels or (), model_of(args, graph)
         try:
-            fitted = fit(graph.wins(), model)
+            fitted = fit(graph, model, options)
         except NotIdentifiableError:
             status = 1
-            report_undetermined(group, graph, model, args.json)
+            report_undetermined(group, graph, model, options, args.json)
             continue
         except (ValueError, NotConvergedError) as error:
-            raise type(error)(f"{args.file}{f', {args.by} {group}' if group else ''}: {error}") from None
+            status = 1
+            report_failure(args, group, len(graphs), error)
+            continue
         records = item_records(fitted, labels)
         rows += [[group, *record.values()] for record in records]
+        verdict, untested = tested(args, graph)
         if args.json:
-            summary = {"group": group, "log_likelihood": fitted.log_likelihood, "saturated": fitted.saturated}
-            comparisons = float(np.asarray(graph.weight).sum())
-            print(json.dumps({**summary, "comparisons": comparisons, "items": records}))
-        else:
-            print_graph(group, graph, fitted)
+            print(json.dumps(fit_record(args, group, graph, fitted, verdict, untested) | {"items": records}))
+            continue
+        print_graph(group, graph, fitted, options)
+        for a, b in predicted(args, graph):
+            print_prediction(graph, fitted, a, b)
+        print("\n".join(verdict_lines(verdict, labels) if verdict else [f"one annotator: not tested: {untested}"]))
+        print(f"certificate: last Newton step {fitted.newton_step:.0e} nats\n")
     if args.csv:
         write_rows(args.csv, rows)
     return status
 
 
-def item_records(fitted: Fit, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """One dict an item, in the order of the labels."""
-    n = len(labels)
-    se_log_p = [None] * n if fitted.se_log_p is None else fitted.se_log_p.tolist()
-    se_omega = [None] * n if fitted.se_omega is None else fitted.se_omega.tolist()
-    found = fitted.optimum
-    names = ("item", "log_p", "omega", "se_log_p", "se_omega", "comparisons")
-    fields = (labels, found.log_p.tolist(), found.omega.tolist(), se_log_p, se_omega, fitted.compared.tolist())
-    return [dict(zip(names, values, strict=True)) for values in zip(*fields, strict=True)]
+def report_failure(
+    args: argparse.Namespace, group: str, groups: int, error: ValueError | NotConvergedError
+) -> None:
+    """One graph of several that cannot be fitted is a line of the output; the only graph is an error, raised."""
+    if groups == 1:
+        raise type(error)(f"{args.file}: {error}") from None
+    print(json.dumps({"group": group, "error": str(error)}) if args.json else f"{group}: not fitted: {error}\n")
 
 
-def heading(group: str, graph: Comparisons) -> str:
-    """What the graph holds, in one line."""
-    total = float(np.asarray(graph.weight).sum())
-    ties = (
-        f"{graph.ties:g} ties as half a win each"
-        if not graph.ties_left_out
-        else f"{graph.ties_left_out:g} ties left out"
-    )
-    who = "" if graph.annotator is None else f", {len(np.unique(np.asarray(graph.annotator)))} annotators"
-    self_made = f", {graph.dropped} with itself left out" if graph.dropped else ""
-    return f"{group + ': ' if group else ''}{graph.n} items, {total:g} comparisons ({ties}{self_made}){who}"
+def tested(args: argparse.Namespace, graph: Comparisons) -> tuple[GoodnessOfFit | None, str]:
+    """The verdict, or the reason why there is none."""
+    if args.bootstrap is None and graph.n > COVARIANCE_LIMIT:
+        return None, f"above {COVARIANCE_LIMIT} items only where --bootstrap B asks for it"
+    replicates = 199 if args.bootstrap is None else args.bootstrap
+    if replicates < 0 or args.seed < 0:
+        raise ValueError(f"--bootstrap and --seed must be >= 0, got {replicates} and {args.seed}")
+    try:
+        return goodness_of_fit(graph, replicates, args.seed), ""
+    except ValueError as error:
+        return None, str(error)
 
 
-def print_graph(group: str, graph: Comparisons, fitted: Fit) -> None:
-    """The graph's table, the most preferred item first."""
-    print(heading(group, graph))
-    print(
-        f"{'item':<30}{'density':>9}{'95 % interval':>20}{'log p':>9}{'s.e.':>7}"
-        f"{'omega':>9}{'s.e.':>7}{'compared':>9}"
-    )
-    low, high = fitted.interval()
-    nothing = np.full(graph.n, np.nan)
-    se_log_p = nothing if fitted.se_log_p is None else fitted.se_log_p
-    se_omega = nothing if fitted.se_omega is None else fitted.se_omega
-    found, labels = fitted.optimum, graph.labels or ()
-    for i in np.argsort(-found.log_p, kind="stable")[:SHOWN]:
-        interval = f"[{low[i]:.4f}, {high[i]:.4f}]"
-        name = labels[i] if len(labels[i]) <= 29 else labels[i][:26] + "..."
-        print(
-            f"{name:<30}{np.exp(found.log_p[i]):>9.4f}{interval:>20}{found.log_p[i]:>9.3f}{se_log_p[i]:>7.3f}"
-            f"{found.omega[i]:>9.3f}{se_omega[i]:>7.3f}{fitted.compared[i]:>9g}"
-        )
-    if graph.n > SHOWN:
-        print(f"... and {graph.n - SHOWN} more: --json or --csv gives them all")
-    if fitted.se_log_p is None:
-        print("no standard errors: above 5,000 items their covariance is too large an array")
-    print(
-        f"log-likelihood {fitted.log_likelihood:.4f} nats a comparison, at best {fitted.saturated:.4f} (saturated)"
-    )
-    print(f"certificate: last Newton step {found.newton_step:.0e} nats\n")
+def fit_record(
+    args: argparse.Namespace,
+    group: str,
+    graph: Comparisons,
+    fitted: Fit,
+    verdict: GoodnessOfFit | None,
+    untested: str,
+) -> dict[str, Any]:
+    """A graph's JSON line but for its items."""
+    record: dict[str, Any] = {
+        "group": group,
+        "log_likelihood": fitted.log_likelihood,
+        "saturated": fitted.saturated,
+        "comparisons": float(np.asarray(graph.weight).sum()),
+        "newton_step": fitted.newton_step,
+        "log_nu": fitted.log_nu,
+        "verdict": verdict_record(verdict, graph.labels or ()) if verdict else None,
+        "untested": untested,
+    }
+    for a, b in predicted(args, graph):
+        record["predict"] = dict(zip(("probability", "low", "high"), fitted.predict(a, b), strict=True))
+    return record
 
 
-def report_undetermined(group: str, graph: Comparisons, model: PBDE, as_json: bool) -> None:
-    """What a graph determines that has no finite optimum: its groups, who always won, densities within."""
-    parts, beaten = partial_order(graph)
-    labels, wins = graph.labels or (), graph.wins()
-    names = [[labels[i] for i in part] for part in parts]
-    inner: list[list[dict[str, Any]]] = []
-    for part, items in zip(parts, names, strict=True):
-        within = wins[part][:, part]
-        inner.append(item_records(fit(within, restricted(model, part, graph.n)), items) if len(part) > 1 else [])
-    if as_json:
-        error = "the wins do not determine the optimum"
-        print(
-            json.dumps(
-                {"group": group, "error": error, "components": names, "always_won": beaten, "within": inner}
-            )
-        )
+def predicted(args: argparse.Namespace, graph: Comparisons) -> list[tuple[int, int]]:
+    """The indices of the two items of --predict; empty where it was not asked for or the graph lacks one."""
+    labels = list(graph.labels or ())
+    if not getattr(args, "predict", None) or not set(args.predict) <= set(labels):
+        return []
+    return [(labels.index(args.predict[0]), labels.index(args.predict[1]))]
+
+
+def check_predicted(args: argparse.Namespace, graphs: dict[str, Comparisons]) -> None:
+    """ValueError where no graph has both items of --predict, naming what is missing."""
+    if any(predicted(args, graph) for graph in graphs.values()):
         return
-    print(heading(group, graph))
-    print(f"no finite optimum: {len(parts)} groups are not linked by wins in both directions. What is determined:")
-    for k, (items, records) in enumerate(zip(names, inner, strict=True), 1):
-        won = [str(m + 1) for j, m in beaten if j == k - 1]
-        against = f"; won every comparison with group{'s' * (len(won) > 1)} {', '.join(won[:12])}" if won else ""
-        shown = ", ".join(items[:8]) + (f", ... ({len(items)} items)" if len(items) > 8 else "")
-        print(f"  group {k}: {shown}{against}")
-        for record in sorted(records, key=lambda record: -record["log_p"])[:8]:
-            within = f"density within {np.exp(record['log_p']):.4f}, log p {record['log_p']:.3f}"
-            print(f"    {record['item']:<30}{within} (s.e. {record['se_log_p']:.3f})")
-    print("add comparisons that link the groups in both directions\n")
+    known = {label for graph in graphs.values() for label in graph.labels or ()}
+    for name in args.predict:
+        if name not in known:
+            raise ValueError(f"--predict: no item is named {name!r}; one of them is {min(known)!r}")
+    raise ValueError(f"--predict: {args.predict[0]!r} and {args.predict[1]!r} are not in one graph")
 
 
-def write_rows(path: str, rows: list[list[Any]]) -> None:
-    """The items of all graphs as CSV."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["group", "item", "log_p", "omega", "se_log_p", "se_omega", "comparisons"])
-        writer.writerows(rows)
+def run_diagnose(args: argparse.Namespace) -> int:
+    """Prints four answers for every graph of the file, and how many graphs the test rejects."""
+    options, graphs = fit_options(args), read_graphs(args)
+    verdicts = []
+    for group, graph in graphs.items():
+        verdict, untested = tested(args, graph)
+        try:
+            found = diagnose(graph, model_of(args, graph), options, verdict, untested)
+        except (ValueError, NotConvergedError) as error:
+            report_failure(args, group, len(graphs), error)
+            continue
+        verdicts.append(found.compatible)
+        if args.json:
+            record = verdict_record(verdict, graph.labels or ()) if verdict else None
+            print(json.dumps({"group": group, **asdict(found), "verdict": record}))
+            continue
+        print(heading(group, graph, options))
+        for question, answer in found.answers():
+            print(textwrap.fill(f"{question} {answer}", 100, initial_indent="  ", subsequent_indent="    "))
+        print()
+    if len(verdicts) > 1 and not args.json:
+        known = [compatible for compatible in verdicts if compatible is not None]
+        print(
+            f"{known.count(False)} of {len(known)} graphs that can be tested contradict one annotator at the "
+            f"{LEVEL:.0%} level; noise alone would make about {LEVEL * len(known):.1f} do so"
+        )
+    return 0
+
+
+def run_calibrate(args: argparse.Namespace) -> int:
+    """Prints the rejection rate and the coverage of every design."""
+    if args.replications < 1 or args.seed < 0:
+        raise ValueError(f"--replications must be >= 1 and --seed >= 0, got {args.replications} and {args.seed}")
+    if not args.json:
+        print(f"{'design':<8}{'what it is':<46}{'rejected':>9}{'covered':>9}{'bootstrap':>10}{'no fit':>8}")
+    for design in DESIGNS:
+        found = calibrate(design, args.replications, args.seed)
+        if args.json:
+            print(json.dumps({"design": design.name, **asdict(found)}))
+            continue
+        print(
+            f"{design.name:<8}{design.statement:<46}{found.rejected:>9.1%}{found.covered:>9.1%}"
+            f"{found.bootstrapped:>10.0%}{found.without_fit:>8.1%}"
+        )
+    return 0
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "verify": run_verify,
+    "fit": run_fit,
+    "diagnose": run_diagnose,
+    "calibrate": run_calibrate,
+}
 
 
 def package_version() -> str:
@@ -237,10 +294,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0; 1 where a claim fails or a graph has no finite optimum; 2 for errors, one line on stderr."""
     args = build_parser().parse_args(argv)
     if not args.json:
-        what = f"{args.command} {Path(args.file).name}" if args.command == "fit" else args.command
+        what = " ".join([args.command, *([Path(args.file).name] if "file" in args else [])])
         print(f"pbde {package_version()}, reference (NumPy {np.__version__}, float64, CPU): {what}")
     try:
-        return run_verify(args) if args.command == "verify" else run_fit(args)
+        return COMMANDS[args.command](args)
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
     except (ValueError, NotConvergedError) as error:

@@ -151,7 +151,7 @@ class Comparisons:
         *,
         a: str = "a",
         b: str = "b",
-        y: str = "y",
+        y: str | None = "y",
         annotator: str | None = None,
         weight: str | None = None,
         outcomes: Sequence[str] | None = None,
@@ -160,8 +160,10 @@ class Comparisons:
         """Comparisons from a CSV file with a header line; items are numbered as they first appear.
 
         a, b, y, annotator, weight: column names. y is a number in [0, 1], or the winner's name, or one of
-        outcomes = (word for a wins, word for b wins, word for a tie). ties: "half" a win each, or "drop".
-        ValueError names the file, the line and the column of what cannot be read.
+        outcomes = (word for a wins, word for b wins, word for a tie); None where a is always the preferred one.
+        Without names, columns chosen and rejected are found too. ties: "half" a win each, or "drop". A file named
+        .jsonl or .ndjson holds a JSON object a line in place of a row. ValueError names the file, the line and
+        the column of what cannot be read.
         """
         return cls(**read_comparisons(path, Columns(a, b, y, annotator, weight, outcomes, ties))[""])
 

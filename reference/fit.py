@@ -2,57 +2,168 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from heapq import heappop, heappush
+from typing import Any, Literal
 
 import numpy as np
+from scipy import sparse
+from scipy.special import expit
 
 from reference.annotators import Indices
 from reference.comparisons import Comparisons
-from reference.inference import COVARIANCE_LIMIT, covariance, omega_covariance
-from reference.optimum import Optimum, check_wins, optimum, strong_components
+from reference.davidson import PairCounts, davidson, log_probabilities, saturated_log_likelihood
+from reference.inference import (
+    COVARIANCE_LIMIT,
+    check_size,
+    log_p_covariance,
+    omega_covariance,
+    sandwich,
+    squared_residuals,
+)
+from reference.laplacian import centred
+from reference.newton import Pairs, summary
+from reference.optimum import check_wins, optimum, strong_components
 from reference.pbde import PBDE, Array
 
 NORMAL_95 = 1.959963984540054  # the .975 quantile of the standard normal
 
+Ties = Literal["half", "davidson"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to fit. ties: "half" a win each, or "davidson": a parameter fitted along (reference/davidson.py).
+
+    prior: this many wins and losses of every item against a ghost item; 0 for maximum likelihood.
+    robust: standard errors by the sandwich, right where the choice rule is wrong. ValueError for prior < 0, and
+    for robust together with davidson.
+    """
+
+    ties: Ties = "half"
+    prior: float = 0.0
+    robust: bool = False
+
+    def __post_init__(self) -> None:
+        if self.ties not in ("half", "davidson"):
+            raise ValueError(f"ties must be 'half' or 'davidson', got {self.ties!r}")
+        if not 0 <= self.prior < np.inf:
+            raise ValueError(f"prior must be >= 0, got {self.prior}")
+        if self.robust and self.ties == "davidson":
+            raise ValueError("robust standard errors go with ties 'half' or none, got ties 'davidson'")
+
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A fitted graph of n items: the optimum, standard errors (n,) in nats, and comparisons of each item (n,).
+    """A fitted graph of n items: log_p (n,), normalised; omega (n,), mean 0; nats, and nats per comparison.
 
-    se_log_p, se_omega: None above 5,000 items, where the covariance would be too large an array. omega is in
-    the gauge of mean 0, and so are its standard errors.
+    omega_covariance: (n, n) in that gauge, None above 5,000 items; se_log_p, se_omega: standard errors (n,), NaN
+    there. log_likelihood, and `saturated`: what it could be at best, with probabilities of its own for every
+    pair. compared: comparisons of each item, (n,). newton_step: the certificate. log_nu: Davidson's tie
+    parameter and its standard error, where it was asked for.
     """
 
-    optimum: Optimum
-    se_log_p: Array | None
-    se_omega: Array | None
+    log_p: Array
+    omega: Array
+    omega_covariance: Array | None
+    se_log_p: Array
+    se_omega: Array
+    log_likelihood: float
+    saturated: float
     compared: Array
-
-    @property
-    def log_likelihood(self) -> float:
-        """Per comparison, in nats."""
-        return -self.optimum.loss
-
-    @property
-    def saturated(self) -> float:
-        """What log_likelihood could be at best, with a probability of its own for every pair."""
-        return self.optimum.divergence - self.optimum.loss
+    newton_step: float
+    log_nu: tuple[float, float] | None = None
 
     def interval(self) -> tuple[Array, Array]:
         """The 95 % interval of each density, (n,) and (n,): exp(log p -+ 1.96 standard errors)."""
-        half = NORMAL_95 * (np.full(len(self.compared), np.nan) if self.se_log_p is None else self.se_log_p)
-        return np.exp(self.optimum.log_p - half), np.exp(np.minimum(self.optimum.log_p + half, 0.0))
+        half = NORMAL_95 * self.se_log_p
+        return np.exp(self.log_p - half), np.exp(np.minimum(self.log_p + half, 0.0))
+
+    def predict(self, a: int, b: int) -> tuple[float, float, float]:
+        """Prob(a preferred to b), and its 95 % interval: sigmoid(omega_a - omega_b -+ 1.96 standard errors).
+
+        The interval is NaN where there is no covariance.
+        """
+        margin, error = self.omega[a] - self.omega[b], np.nan
+        if self.omega_covariance is not None:
+            c = self.omega_covariance
+            error = np.sqrt(max(c[a, a] + c[b, b] - 2 * c[a, b], 0.0))
+        low, high = margin - NORMAL_95 * error, margin + NORMAL_95 * error
+        return float(expit(margin)), float(expit(low)), float(expit(high))
 
 
-def fit(wins: Any, model: PBDE) -> Fit:
-    """The exact optimum of counted wins (n, n) with its standard errors; raises as `optimum` does."""
-    found = optimum(wins, model)
+def fit(comparisons: Comparisons, model: PBDE, options: Options | None = None) -> Fit:
+    """The exact optimum of counted comparisons with its standard errors.
+
+    Raises as `optimum` does; ValueError where Davidson's model has no finite fit.
+    """
+    options = Options() if options is None else options
+    wins = check_wins(comparisons.wins())
     compared = np.asarray(wins.sum(axis=0) + wins.sum(axis=1))
-    if wins.shape[0] > COVARIANCE_LIMIT:
-        return Fit(found, None, None, compared)
-    se_log_p = np.sqrt(np.diag(covariance(wins, found, model)))
-    return Fit(found, se_log_p, np.sqrt(np.diag(omega_covariance(wins, found))), compared)
+    found = _fit_davidson if options.ties == "davidson" else _fit_luce
+    fields = found(comparisons, wins, options)
+    log_p, spread = model.log_p(fields["omega"]), fields["omega_covariance"]
+    nothing = np.full(comparisons.n, np.nan)
+    return Fit(
+        log_p=log_p,
+        se_log_p=nothing if spread is None else _deviations(log_p_covariance(spread, log_p, model)),
+        se_omega=nothing if spread is None else _deviations(spread),
+        compared=compared,
+        **fields,
+    )
+
+
+def _deviations(covariance: Array) -> Array:
+    return np.asarray(np.sqrt(np.maximum(np.diag(covariance), 0.0)))
+
+
+def _fit_luce(comparisons: Comparisons, wins: Any, options: Options) -> dict[str, Any]:
+    n = comparisons.n
+    fitted = with_ghost(wins, options.prior) if options.prior else wins
+    found = optimum(fitted, PBDE.luce())
+    omega = centred(found.omega[:n])
+    spread = None
+    if n <= COVARIANCE_LIMIT:
+        spread = _without_ghost(omega_covariance(fitted, found), n)
+        if options.robust:
+            spread = sandwich(spread, squared_residuals(comparisons, omega))
+    loss, divergence, _ = summary(Pairs.of(wins), omega)
+    return {
+        "omega": omega,
+        "omega_covariance": spread,
+        "log_likelihood": -loss,
+        "saturated": divergence - loss,
+        "newton_step": found.newton_step,
+    }
+
+
+def _fit_davidson(comparisons: Comparisons, wins: Any, options: Options) -> dict[str, Any]:
+    check_size(wins)
+    observed = PairCounts.of(comparisons)
+    found = davidson(observed.with_ghost(options.prior) if options.prior else observed)
+    omega, total = centred(found.omega[: comparisons.n]), observed.outcomes.sum()
+    log_likelihood = float((observed.outcomes * log_probabilities(observed, omega, found.theta)).sum())
+    return {
+        "omega": omega,
+        "omega_covariance": _without_ghost(found.covariance[:-1, :-1], comparisons.n),
+        "log_likelihood": log_likelihood / total,
+        "saturated": saturated_log_likelihood(observed) / total,
+        "newton_step": found.newton_step,
+        "log_nu": (found.theta, float(np.sqrt(found.covariance[-1, -1]))),
+    }
+
+
+def with_ghost(wins: Any, prior: float) -> sparse.csr_array:
+    """(n + 1, n + 1): a last item that wins and loses `prior` comparisons with every other."""
+    column = np.full((wins.shape[0], 1), prior)
+    return sparse.csr_array(sparse.block_array([[sparse.csr_array(wins), column], [column.T, None]]))
+
+
+def _without_ghost(covariance: Array, n: int) -> Array:
+    """The covariance of the first n entries, in the gauge where their mean is 0."""
+    inner = covariance[:n, :n]
+    inner = inner - inner.mean(axis=0)
+    return np.asarray(inner - inner.mean(axis=1, keepdims=True))
 
 
 def restricted(model: PBDE, items: Indices, n: int) -> PBDE:
@@ -71,10 +182,29 @@ def partial_order(comparisons: Comparisons) -> tuple[list[Indices], list[tuple[i
         label[component] = k
     entries = wins.tocoo()
     beaten = {(int(k), int(m)) for k, m in zip(label[entries.row], label[entries.col], strict=True) if k != m}
-    order, rest = [], set(range(len(components)))
-    while rest:
-        top = min(rest - {m for k, m in beaten if k in rest})
-        order.append(top)
-        rest.remove(top)
-    place = {k: rank for rank, k in enumerate(order)}
-    return [components[k] for k in order], sorted((place[k], place[m]) for k, m in beaten)
+    waiting = np.bincount([m for _, m in beaten], minlength=len(components))
+    below: dict[int, list[int]] = {}
+    for k, m in beaten:
+        below.setdefault(k, []).append(m)
+    ready = [k for k in range(len(components)) if not waiting[k]]
+    place: dict[int, int] = {}
+    while ready:  # Kahn's topological order, the smallest item first
+        top = heappop(ready)
+        place[top] = len(place)
+        for m in below.get(top, ()):
+            waiting[m] -= 1
+            if not waiting[m]:
+                heappush(ready, m)
+    return [components[k] for k in place], sorted((place[k], place[m]) for k, m in beaten)
+
+
+def among(comparisons: Comparisons, items: Indices) -> Comparisons:
+    """The comparisons of these items with each other, over these items alone, renumbered in their order."""
+    place = np.full(comparisons.n, -1)
+    place[items] = np.arange(len(items))
+    x_a, x_b = place[np.asarray(comparisons.x_a)], place[np.asarray(comparisons.x_b)]
+    labels = None if comparisons.labels is None else tuple(comparisons.labels[i] for i in items)
+    # over the larger n first: -1 is no index
+    inside = comparisons.only((x_a >= 0) & (x_b >= 0))
+    x_a, x_b = place[np.asarray(inside.x_a)], place[np.asarray(inside.x_b)]
+    return replace(inside, x_a=x_a, x_b=x_b, n=len(items), labels=labels)

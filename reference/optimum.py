@@ -131,7 +131,8 @@ def check_identifiable(wins: Any) -> None:
     )
     raise NotIdentifiableError(
         f"the wins do not determine the optimum: {len(components)} groups of items (sizes {sizes}) are not linked "
-        f"by wins in both directions{never}; add comparisons that link them, or fit each group by itself",
+        f"by wins in both directions{never}; add comparisons that link them, fit each group by itself, or give "
+        "every item half a win and half a loss against a ghost item (--prior 0.5)",
         components,
     )
 

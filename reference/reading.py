@@ -1,11 +1,12 @@
-"""Files of comparisons: columns in, arrays out, and the line and column of whatever cannot be read."""
+"""Files of comparisons, CSV or JSON lines: columns in, arrays out, and line and column of what cannot be read."""
 
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,18 +14,21 @@ import numpy as np
 
 Ties = Literal["half", "drop"]
 
+JSON_LINES = (".jsonl", ".ndjson")  # files with these names hold a JSON object a line, all others CSV
+
 
 @dataclass(frozen=True)
 class Columns:
     """Where a table keeps what: the names of its columns, and how to read the outcome y.
 
-    outcomes: the words for "a wins", "b wins" and "tie"; None for numbers in [0, 1] or the winner's name.
-    ties: "half" a win for each side, or "drop".
+    y None: a is preferred in every row, as where tables keep a chosen and a rejected item. outcomes: the words
+    for "a wins", "b wins" and "tie"; None for numbers in [0, 1] or the winner's name. ties: "half" a win for each
+    side, or "drop".
     """
 
     a: str = "a"
     b: str = "b"
-    y: str = "y"
+    y: str | None = "y"
     annotator: str | None = None
     weight: str | None = None
     outcomes: Sequence[str] | None = None
@@ -40,6 +44,13 @@ class Columns:
         """The columns that the table must have."""
         return [name for name in (self.a, self.b, self.y, self.annotator, self.weight) if name]
 
+    def of(self, header: Sequence[str]) -> Columns:
+        """These columns; or chosen and rejected, where the table has those and nothing else was asked for."""
+        unnamed = (self.a, self.b, self.y) == ("a", "b", "y")
+        if unnamed and {"chosen", "rejected"} <= set(header) and not {"a", "b"} & set(header):
+            return replace(self, a="chosen", b="rejected", y=None)
+        return self
+
 
 @dataclass(frozen=True)
 class Row:
@@ -49,35 +60,75 @@ class Row:
     fields: dict[str, str]
 
 
-def read_rows(path: str | Path, needed: Iterable[str]) -> list[Row]:
-    """The rows of a CSV file with a header line; byte-order mark, Windows line ends and blank lines are fine.
+def read_table(path: str | Path) -> tuple[list[str], list[Row]]:
+    """Column names and rows of a file: JSON lines where it is named .jsonl or .ndjson, else CSV with a header.
 
-    ValueError: no header, no rows, a column of `needed` missing, a row of another width, text not UTF-8.
+    A byte-order mark, Windows line ends and blank lines are fine. ValueError: no rows, a row of another width, a
+    line that is no JSON object, text not UTF-8.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            numbered = [(reader.line_num, cells) for cells in reader if cells]
+            header, rows = (_json_rows if Path(path).suffix.lower() in JSON_LINES else _csv_rows)(path, file)
     except UnicodeDecodeError as error:
         line = Path(path).read_bytes()[: error.start].count(b"\n") + 1
         raise ValueError(f"{path}, line {line}: not UTF-8 text") from None
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
     if not header:
         raise ValueError(f"{path} is empty")
+    if not rows:
+        raise ValueError(f"{path} has a header but no comparisons")
+    return header, rows
+
+
+def _csv_rows(path: str | Path, file: Iterable[str]) -> tuple[list[str], list[Row]]:
+    reader = csv.reader(file, strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        numbered = [(reader.line_num, cells) for cells in reader if cells]
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
+    for line, cells in numbered:
+        if len(cells) != len(header):
+            raise ValueError(f"{path}, line {line}: {len(header)} columns expected, got {len(cells)}")
+    return header, [Row(line, dict(zip(header, cells, strict=True))) for line, cells in numbered]
+
+
+def _json_rows(path: str | Path, file: Iterable[str]) -> tuple[list[str], list[Row]]:
+    rows = []
+    for line, text in enumerate(file, 1):
+        if not text.strip():
+            continue
+        try:
+            entry = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {line}: not JSON: {error}") from None
+        if not isinstance(entry, dict):
+            raise ValueError(f"{path}, line {line}: a JSON object expected, got {text.strip()[:40]}")
+        # strings and numbers name things; what is neither is as good as absent
+        named = {
+            k: str(v) for k, v in entry.items() if isinstance(v, str | int | float) and not isinstance(v, bool)
+        }
+        rows.append(Row(line, named))
+    return (list(rows[0].fields) if rows else []), rows
+
+
+def read_rows(path: str | Path, needed: Iterable[str]) -> list[Row]:
+    """The rows of a file that has these columns; ValueError as in read_table, and where a column is missing."""
+    header, rows = read_table(path)
+    check_columns(path, header, rows, needed)
+    return rows
+
+
+def check_columns(path: str | Path, header: Sequence[str], rows: Sequence[Row], needed: Iterable[str]) -> None:
+    """ValueError where a column of `needed` is not there, is there twice, or is missing in a row."""
     for name in needed:
         if header.count(name) != 1:
             fault = "twice" if name in header else "not"
             raise ValueError(
                 f"{path}, line 1: column {name!r} is {fault} there; the columns are {', '.join(header)}"
             )
-    if not numbered:
-        raise ValueError(f"{path} has a header but no comparisons")
-    for line, cells in numbered:
-        if len(cells) != len(header):
-            raise ValueError(f"{path}, line {line}: {len(header)} columns expected, got {len(cells)}")
-    return [Row(line, dict(zip(header, cells, strict=True))) for line, cells in numbered]
+        for row in rows:
+            if name not in row.fields:
+                raise ValueError(f"{path}, line {row.line}: {name!r} must be a string or a number, got none")
 
 
 def read_number(
@@ -95,6 +146,8 @@ def read_number(
 
 def read_outcomes(path: str | Path, rows: Sequence[Row], columns: Columns) -> list[float]:
     """y of every row, in [0, 1]: by the words of columns.outcomes, as the winner's name, or as a number."""
+    if columns.y is None:
+        return [1.0] * len(rows)
     words = [row.fields[columns.y] for row in rows]
     if columns.outcomes is not None:
         value_of = dict(zip(columns.outcomes, (1.0, 0.0, 0.5), strict=True))
@@ -120,7 +173,9 @@ def read_comparisons(path: str | Path, columns: Columns, by: str | None = None) 
 
     Items are numbered as they first appear in their group.
     """
-    rows = read_rows(path, [*columns.names(), *([by] if by else [])])
+    header, rows = read_table(path)
+    columns = columns.of(header)
+    check_columns(path, header, rows, [*columns.names(), *([by] if by else [])])
     for row in rows:
         for name in (columns.a, columns.b):
             if not row.fields[name].strip():

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 CLOSED_FORM = 1e-12  # two routes to one formula in float64: some thousand roundings, relative to the largest value
 SOLVED = 1e-10  # a certified optimum (1e-11 in omega) divided by f >= 0.1, in nats of log p
+DERIVATIVE = 1e-10  # a hand-written backward against the complex step, both float64: DESIGN's rule
+TRAINED = 1e-6  # a tabular model that its gradient stopped, in nats of log p: what training promises
+REFERENCE_SOLVER = 1e-9  # what a general quasi-Newton solver leaves in a loss, relative to it
 SATURATED = 1e-9  # log densities of a thousand nats: the margins themselves are rounded at 1e-13
 
 
@@ -17,3 +22,11 @@ def assert_close(actual: ArrayLike, expected: ArrayLike, tolerance: float, scale
     allowed = tolerance * (1 + float(np.abs(expected).max()) if scale is None else scale)
     error = float(np.abs(actual - expected).max())
     assert error <= allowed, f"error {error:.3e}, allowed {allowed:.3e}"
+
+
+def assert_derivative(grads: Mapping[str, ArrayLike], direction: Mapping[str, ArrayLike], exact: float) -> None:
+    """|sum_i grad_i v_i - exact| <= DERIVATIVE * sum_i |grad_i v_i|, over all parameters."""
+    assert grads.keys() == direction.keys(), (list(grads), list(direction))
+    terms = np.concatenate([np.ravel(np.multiply(grads[name], direction[name])) for name in grads])
+    error, allowed = abs(float(terms.sum()) - exact), DERIVATIVE * float(np.abs(terms).sum())
+    assert error <= allowed, f"derivative {terms.sum():.15e}, exactly {exact:.15e}, allowed {allowed:.3e}"

@@ -63,7 +63,7 @@ def test_fit_prints_the_citations(capsys: pytest.CaptureFixture[str], tmp_path: 
     out = tmp_path / "items.csv"
     assert main(["fit", CITATIONS, "--weight", "weight", "--json", "--csv", str(out)]) == 0
     graph = json.loads(capsys.readouterr().out)
-    assert set(graph) == {"group", "log_likelihood", "saturated", "comparisons", "items"}
+    assert {"group", "log_likelihood", "saturated", "comparisons", "verdict", "items"} <= set(graph)
     assert graph["comparisons"] == 3727
     assert set(graph["items"][0]) == {"item", "log_p", "omega", "se_log_p", "se_omega", "comparisons"}
     assert_close(sum(np.exp(item["log_p"]) for item in graph["items"]), 1.0, 1e-12)

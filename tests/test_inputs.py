@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -199,3 +200,42 @@ def test_bad_input(call: Any, message: str) -> None:
     """Name, rule and value, as a ValueError."""
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_json_lines_of_chosen_and_rejected(tmp_path: Path) -> None:
+    """Strings or ids, blank lines and other keys; without options; the same as a CSV file with these columns."""
+    path, table = tmp_path / "answers.jsonl", tmp_path / "answers.csv"
+    path.write_text('{"chosen": "a, one", "rejected": 7, "meta": [1]}\n\n{"chosen": 7, "rejected": "b\\nc"}\n')
+    table.write_text('chosen,rejected\n"a, one",7\n7,"b\nc"\n')
+    for data in (Comparisons.from_csv(path), Comparisons.from_csv(table)):
+        assert data.labels == ("a, one", "7", "b\nc")
+        assert_close(data.wins().toarray(), [[0, 1, 0], [0, 0, 1], [0, 0, 0]], 0.0)
+    named = tmp_path / "named.ndjson"
+    named.write_text('{"l": "x", "r": "z", "pick": "x", "n": 3}\n{"l": "z", "r": "x", "pick": "z", "n": 2}\n')
+    data = Comparisons.from_csv(named, a="l", b="r", y="pick", weight="n")
+    assert_close(data.wins().toarray(), [[0, 3], [2, 0]], 0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"chosen": "a", "rejected": "b"}\n{"chosen": "a"\n', "line 2: not JSON"),
+        ('["a", "b"]\n', "line 1: a JSON object expected"),
+        (
+            '{"chosen": "a", "rejected": "b"}\n{"chosen": null, "rejected": "b"}\n',
+            "line 2: 'chosen' must be a string",
+        ),
+        (
+            '{"chosen": "a", "rejected": "b"}\n{"chosen": ["a"], "rejected": "b"}\n',
+            "line 2: 'chosen' must be a str",
+        ),
+        ('{"chosen": "a"}\n', "line 1: column 'a' is not there"),
+        ("\n", "is empty"),
+    ],
+)
+def test_wrong_json_lines(text: str, message: str, tmp_path: Path) -> None:
+    """File, line and key."""
+    path = tmp_path / "answers.jsonl"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        Comparisons.from_csv(path)

@@ -1,0 +1,93 @@
+"""What the programs that read comparisons share: their options, and the graphs and the fit these ask for."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from reference.comparisons import Comparisons
+from reference.fit import Options
+from reference.pbde import PBDE
+from reference.reading import Columns, read_lengths
+
+FILE_HELP = """\
+FILE is a CSV file with a header line, a comparison a row, or (named .jsonl or .ndjson) a JSON object a line.
+  y          a number in [0, 1] (1: a is preferred, 0.5: a tie), or the winner's name in every row;
+             with --outcomes, one of three words: a wins, b wins, tie
+  chosen, rejected: where the file has these columns instead, they need no options
+"""
+
+TIES_HELP = """\
+ties
+  --ties half      (default) half a win for each side. Simple, and right for the order; the s.e. count a tie as
+                   one comparison
+  --ties drop      as if ties had not happened: the odds given that there is a winner
+  --ties davidson  ties have the odds nu sqrt(p_a p_b), and nu is fitted along: close items tie more often, so
+                   a tie says that two items are near each other (Davidson 1970). The only one of the three that
+                   is a likelihood of all outcomes; omega is the log odds given that there is a winner
+"""
+
+
+def add_file_options(parser: argparse.ArgumentParser) -> None:
+    """FILE and how to read it."""
+    parser.add_argument("file", metavar="FILE", help="CSV, or JSON lines (.jsonl)")
+    for name, text in (("a", "first item"), ("b", "second item"), ("y", "outcome")):
+        parser.add_argument(
+            f"--{name}", default=name, metavar="COL", help=f"column of the {text} (default {name})"
+        )
+    parser.add_argument("--annotator", metavar="COL", help="column that says who judged")
+    parser.add_argument("--weight", metavar="COL", help="column that says how often a row was observed")
+    parser.add_argument("--outcomes", metavar="A,B,TIE", help="words for: a wins, b wins, a tie")
+    parser.add_argument("--by", metavar="COL", help="fit the rows of each value of this column on their own")
+
+
+def add_fit_options(parser: argparse.ArgumentParser) -> None:
+    """The model and how to fit it."""
+    parser.add_argument("--ties", choices=("half", "drop", "davidson"), default="half", help="see above")
+    parser.add_argument(
+        "--prior",
+        type=float,
+        default=0.0,
+        metavar="C",
+        help="C wins and C losses of every item against a ghost item: 0.5 makes every fit finite (default 0)",
+    )
+    parser.add_argument("--robust", action="store_true", help="sandwich standard errors")
+    parser.add_argument(
+        "--pbde", choices=("luce", "length"), default="luce", help="f = 1 (Eq. 9) or 1 / |x| (Eq. 12)"
+    )
+    parser.add_argument("--lengths", metavar="ITEMS.csv", help="columns item, length: needed by --pbde length")
+
+
+def add_test_options(parser: argparse.ArgumentParser) -> None:
+    """The test of one annotator."""
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        metavar="B",
+        help="simulated data sets of the test (default 199, and no test above 5,000 items; 0: chi-squared only)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+
+
+def read_graphs(args: argparse.Namespace) -> dict[str, Comparisons]:
+    """A graph of comparisons for each value of --by; one, "", without it. ValueError names what cannot be read."""
+    outcomes = None if args.outcomes is None else tuple(args.outcomes.split(","))
+    ties: Any = "drop" if args.ties == "drop" else "half"
+    columns = Columns(args.a, args.b, args.y, args.annotator, args.weight, outcomes, ties)
+    if args.by:
+        return Comparisons.by_group(args.file, columns, args.by)
+    return {"": Comparisons.from_csv(args.file, **vars(columns))}
+
+
+def fit_options(args: argparse.Namespace) -> Options:
+    """How to fit, of what was asked; ValueError where that contradicts itself."""
+    if (args.pbde == "length") != (args.lengths is not None):
+        raise ValueError("--pbde length and --lengths ITEMS.csv go together")
+    return Options("davidson" if args.ties == "davidson" else "half", args.prior, args.robust)
+
+
+def model_of(args: argparse.Namespace, graph: Comparisons) -> PBDE:
+    """The PBDE asked for, over the graph's items."""
+    if args.lengths:
+        return PBDE.length_normalized(read_lengths(args.lengths, graph.labels or ()))
+    return PBDE.luce()

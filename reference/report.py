@@ -1,0 +1,169 @@
+"""What `fit` prints: a table a graph, its verdict, and what a graph without a finite optimum does determine."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from reference.comparisons import Comparisons
+from reference.fit import Fit, Options, among, fit, partial_order, restricted
+from reference.pbde import PBDE
+from reference.verdict import GoodnessOfFit
+
+SHOWN = 30  # items of a graph that the table prints; --json and --csv give all
+FIELDS = ("item", "log_p", "omega", "se_log_p", "se_omega", "comparisons")
+
+
+def item_records(fitted: Fit, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """One dict an item, in the order of the labels; None for standard errors that were not computed."""
+    errors = [[None if np.isnan(e) else e for e in se.tolist()] for se in (fitted.se_log_p, fitted.se_omega)]
+    columns = (labels, fitted.log_p.tolist(), fitted.omega.tolist(), *errors, fitted.compared.tolist())
+    return [dict(zip(FIELDS, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def shortened(label: str, width: int) -> str:
+    """The label in at most `width` characters of one line."""
+    line = " ".join(label.split())
+    return line if len(line) <= width else line[: width - 3] + "..."
+
+
+def heading(group: str, graph: Comparisons, options: Options | None = None) -> str:
+    """What the graph holds, in one line."""
+    total = float(np.asarray(graph.weight).sum())
+    rule = "with a parameter of their own" if options and options.ties == "davidson" else "as half a win each"
+    ties = f"{graph.ties_left_out:g} ties left out" if graph.ties_left_out else f"{graph.ties:g} ties {rule}"
+    who = "" if graph.annotator is None else f", {len(np.unique(np.asarray(graph.annotator)))} annotators"
+    self_made = f", {graph.dropped} with itself left out" if graph.dropped else ""
+    prior = f", prior {options.prior:g}" if options and options.prior else ""
+    return f"{group + ': ' if group else ''}{graph.n} items, {total:g} comparisons ({ties}{self_made}){who}{prior}"
+
+
+def print_graph(group: str, graph: Comparisons, fitted: Fit, options: Options) -> None:
+    """The graph's table, the most preferred item first."""
+    print(heading(group, graph, options))
+    print(
+        f"{'item':<30}{'density':>9}{'95 % interval':>20}{'log p':>9}{'s.e.':>7}"
+        f"{'omega':>9}{'s.e.':>7}{'compared':>9}"
+    )
+    low, high = fitted.interval()
+    labels = graph.labels or ()
+    for i in np.argsort(-fitted.log_p, kind="stable")[:SHOWN]:
+        interval = f"[{low[i]:.4f}, {high[i]:.4f}]"
+        print(
+            f"{shortened(labels[i], 29):<30}{np.exp(fitted.log_p[i]):>9.4f}{interval:>20}{fitted.log_p[i]:>9.3f}"
+            f"{fitted.se_log_p[i]:>7.3f}{fitted.omega[i]:>9.3f}{fitted.se_omega[i]:>7.3f}{fitted.compared[i]:>9g}"
+        )
+    if graph.n > SHOWN:
+        print(f"... and {graph.n - SHOWN} more: --json or --csv gives them all")
+    if fitted.omega_covariance is None:
+        print("no standard errors: above 5,000 items their covariance is too large an array")
+    print(
+        f"log-likelihood {fitted.log_likelihood:.4f} nats a comparison, at best {fitted.saturated:.4f} (saturated)"
+    )
+    if fitted.log_nu is not None:
+        nu, error = fitted.log_nu
+        print(f"ties: log nu {nu:.3f} (s.e. {error:.3f}); two equal items tie with probability {_tied(nu):.3f}")
+
+
+def _tied(log_nu: float) -> float:
+    return float(1 / (1 + 2 * np.exp(-log_nu)))
+
+
+def print_prediction(graph: Comparisons, fitted: Fit, a: int, b: int) -> None:
+    """Prob(a preferred to b) with its interval."""
+    labels, (prob, low, high) = graph.labels or (), fitted.predict(a, b)
+    names = f"{shortened(labels[a], 30)} over {shortened(labels[b], 30)}"
+    print(f"{names}: probability {prob:.4f}, 95 % interval [{low:.4f}, {high:.4f}]")
+
+
+def verdict_lines(verdict: GoodnessOfFit, labels: Sequence[str]) -> list[str]:
+    """The test and the cyclic share, each in one or two lines of at most 100 columns."""
+    ties = f"; {verdict.ties:g} ties left out" if verdict.ties else ""
+    counted = f"{verdict.comparisons} decisive comparisons of {verdict.pairs} pairs{ties}"
+    if not verdict.df:
+        return [f"one annotator: cannot be tested, the comparisons form no cycle ({counted})"]
+    by = f"bootstrap of {verdict.replicates}" if verdict.replicates else "chi-squared"
+    lines = [
+        f"one annotator: G2 = {verdict.statistic:.1f} on {verdict.df} df, p = {p_text(verdict)} ({by})",
+        f"  {counted}; {verdict.small_cells:.0%} of pairs expect a count below 5",
+    ]
+    if not verdict.finite:
+        lines.append("  without the ties there is no finite fit: G2 is at the supremum of the likelihood")
+    beside = (
+        "" if np.isnan(verdict.cyclic_share_median) else f", {verdict.cyclic_share_median:.3f} expected (median)"
+    )
+    lines.append(
+        f"cyclic share of 2 p - 1: {verdict.cyclic_share:.3f}{beside}; least consistent of all triangles:"
+    )
+    return lines + [f"  {triangle_text(verdict, k, labels)}" for k in range(len(verdict.triangles))]
+
+
+def p_text(verdict: GoodnessOfFit) -> str:
+    """p as the method can know it."""
+    if verdict.replicates and verdict.p_value <= 1 / (verdict.replicates + 1):
+        return f"{verdict.p_value:.3g}, the smallest that {verdict.replicates} replicates can show"
+    return f"{verdict.p_value:.3g}"
+
+
+def triangle_text(verdict: GoodnessOfFit, k: int, labels: Sequence[str]) -> str:
+    """a > b > c > a: won 4/5, 3/3, 2/2 (z 3.1)."""
+    triangle = verdict.triangles[k]
+    a, b, c = (shortened(labels[i], 14) for i in triangle.items)
+    rates = [f"{won:g}/{total:g}" for won, total in zip(triangle.won, triangle.total, strict=True)]
+    return f"{a} > {b} > {c} > {a}: won {', '.join(rates)} (z {triangle.z:.1f})"
+
+
+def verdict_record(verdict: GoodnessOfFit, labels: Sequence[str]) -> dict[str, Any]:
+    """The verdict for JSON: NaN becomes None, items become labels."""
+    record: dict[str, Any] = {
+        key: None if isinstance(value, float) and np.isnan(value) else value
+        for key, value in asdict(verdict).items()
+    }
+    for triangle in record["triangles"]:
+        triangle["items"] = [labels[i] for i in triangle["items"]]
+    return record
+
+
+def report_undetermined(group: str, graph: Comparisons, model: PBDE, options: Options, as_json: bool) -> None:
+    """What a graph determines that has no finite optimum: its groups, who always won, densities within."""
+    parts, beaten = partial_order(graph)
+    labels = graph.labels or ()
+    names = [[labels[i] for i in part] for part in parts]
+    inner: list[list[dict[str, Any]]] = []
+    for part, items in zip(parts, names, strict=True):
+        within = among(graph, part)
+        luce = replace(options, ties="half")
+        inner.append(
+            item_records(fit(within, restricted(model, part, graph.n), luce), items) if len(part) > 1 else []
+        )
+    if as_json:
+        error = "the wins do not determine the optimum"
+        entry = {"group": group, "error": error, "components": names, "always_won": beaten, "within": inner}
+        print(json.dumps(entry))
+        return
+    print(heading(group, graph))
+    print(f"no finite optimum: {len(parts)} groups are not linked by wins in both directions. What is determined:")
+    for k, (items, records) in enumerate(zip(names, inner, strict=True), 1):
+        won = [str(m + 1) for j, m in beaten if j == k - 1]
+        against = f"; won every comparison with group{'s' * (len(won) > 1)} {', '.join(won[:12])}" if won else ""
+        listed = ", ".join(shortened(item, 30) for item in items[:8])
+        print(f"  group {k}: {listed}{f', ... ({len(items)} items)' if len(items) > 8 else ''}{against}")
+        for record in sorted(records, key=lambda record: -record["log_p"])[:8]:
+            within_text = f"density within {np.exp(record['log_p']):.4f}, log p {record['log_p']:.3f}"
+            print(
+                f"    {shortened(record['item'], 29):<30}{within_text} (s.e. {record['se_log_p'] or np.nan:.3f})"
+            )
+    print("add comparisons that link the groups in both directions, or take a prior: --prior 0.5\n")
+
+
+def write_rows(path: str, rows: list[list[Any]]) -> None:
+    """The items of all graphs as CSV."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["group", *FIELDS])
+        writer.writerows(rows)

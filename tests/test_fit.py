@@ -1,0 +1,258 @@
+"""Fits of observed comparisons: priors, robust errors, predictions, Davidson's ties, partial orders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+from reference import PBDE, Comparisons, NotIdentifiableError, covariance, optimum
+from reference.__main__ import main
+from reference.calibrate import draw
+from reference.davidson import PairCounts, davidson, log_probabilities
+from reference.fit import Options, among, fit, partial_order
+from reference.inference import squared_residuals
+from tests.checks import CLOSED_FORM, REFERENCE_SOLVER, SOLVED, assert_close
+from tests.strategies import counts, models
+
+CITATIONS = str(Path(__file__).parents[1] / "reference" / "data" / "citations.csv")
+
+
+def of_wins(wins: np.ndarray, ties: np.ndarray | None = None) -> Comparisons:
+    """Comparisons that have these wins (n, n), and these ties (n, n) on top."""
+    i, j = np.nonzero(wins)
+    y, weight = np.ones(len(i)), wins[i, j]
+    if ties is not None:
+        k, m = np.nonzero(ties)
+        i, j = np.concatenate([i, k]), np.concatenate([j, m])
+        y, weight = np.concatenate([y, np.full(len(k), 0.5)]), np.concatenate([weight, ties[k, m]])
+    return Comparisons(i, j, y, len(wins), weight=weight)
+
+
+@given(st.data(), st.integers(2, 7))
+def test_a_plain_fit_is_the_optimum(data: st.DataObject, n: int) -> None:
+    """Density, log-likelihood, saturated likelihood and standard errors of `optimum` and `covariance`."""
+    wins, model = data.draw(counts(n)), data.draw(models(n, 0.5))
+    found, fitted = optimum(wins, model), fit(of_wins(wins), model)
+    assert_close(fitted.log_p, found.log_p, SOLVED)
+    assert_close(fitted.log_likelihood, -found.loss, SOLVED)
+    assert_close(fitted.saturated - fitted.log_likelihood, found.divergence, SOLVED)
+    assert_close(fitted.se_log_p, np.sqrt(np.diag(covariance(wins, found, model))), SOLVED)
+
+
+@given(st.data(), st.integers(2, 6), st.floats(0.1, 3))
+def test_a_prior_is_a_ghost_item(data: st.DataObject, n: int, prior: float) -> None:
+    """The maximum of the likelihood with `prior` wins and losses of every item against one more item."""
+    wins = data.draw(counts(n)) * (np.arange(n)[:, None] < np.arange(n))  # not strongly connected without it
+    assume(wins.sum() > 0)
+    fitted = fit(of_wins(wins), PBDE.luce(), Options(prior=prior))
+
+    def loss(ends: np.ndarray) -> float:
+        margins = ends[:, None] - ends[None, :]
+        ghost = (ends[:, None] - np.array([0.0]))[:, 0]
+        data_part = (wins * np.logaddexp(0, -margins)).sum()
+        return float(data_part + prior * (np.logaddexp(0, -ghost) + np.logaddexp(0, ghost)).sum())
+
+    slope = np.array([np.imag(_complex_loss(wins, prior, fitted, k)) for k in range(n)])
+    assert_close(slope, np.zeros(n), SOLVED, scale=wins.sum() + n * prior)
+    ghost = _ghost_of(wins, prior, fitted.omega)
+    found = minimize(loss, np.zeros(n), method="BFGS", options={"gtol": 1e-8})
+    assert loss(fitted.omega - ghost) <= found.fun + 1e-12 * (1 + abs(found.fun))
+
+
+def _ghost_of(wins: np.ndarray, prior: float, omega: np.ndarray) -> float:
+    """The ghost's omega: its expected wins are half its comparisons, found by bisection."""
+    low, high = omega.min() - 1, omega.max() + 1
+    for _ in range(200):
+        middle = (low + high) / 2
+        expected = (1 / (1 + np.exp(omega - middle))).sum()
+        low, high = (middle, high) if expected < len(omega) / 2 else (low, middle)
+    return float((low + high) / 2)
+
+
+def _complex_loss(wins: np.ndarray, prior: float, fitted: object, k: int) -> complex:
+    """loss(omega + 1e-30j e_k) / 1e-30, all margins by log1p so that the imaginary part lives."""
+    omega = fitted.omega - _ghost_of(wins, prior, fitted.omega) + 0j  # type: ignore[attr-defined]
+    omega[k] += 1e-30j
+    margins = omega[:, None] - omega[None, :]
+    total = (wins * np.log1p(np.exp(-margins))).sum()
+    return complex((total + prior * (np.log1p(np.exp(-omega)) + np.log1p(np.exp(omega))).sum()) / 1e-30)
+
+
+def test_the_error_names_the_cure_and_the_cure_works() -> None:
+    """A graph that one item always wins has no finite fit; half a win against a ghost makes it finite."""
+    wins = np.array([[0.0, 3, 2], [0, 0, 2], [0, 1, 0]])
+    with pytest.raises(NotIdentifiableError, match=r"--prior 0\.5"):
+        fit(of_wins(wins), PBDE.luce())
+    fitted = fit(of_wins(wins), PBDE.luce(), Options(prior=0.5))
+    assert np.isfinite(fitted.log_p).all()
+    assert fitted.log_p[0] == fitted.log_p.max()
+
+
+@given(st.data(), st.integers(2, 6))
+def test_the_sandwich_is_the_outer_product_of_scores(data: st.DataObject, n: int) -> None:
+    """L^+ (sum of g g^T) L^+ with one score g a comparison, written out."""
+    wins = data.draw(counts(n))
+    comparisons = of_wins(wins)
+    plain, robust = fit(comparisons, PBDE.luce()), fit(comparisons, PBDE.luce(), Options(robust=True))
+    meat = np.zeros((n, n))
+    for i, j in zip(*np.nonzero(wins), strict=True):
+        score = np.zeros(n)
+        score[i] = 1 - 1 / (1 + np.exp(plain.omega[j] - plain.omega[i]))
+        score[j] = -score[i]
+        meat += wins[i, j] * np.outer(score, score)
+    bread = plain.omega_covariance
+    assert bread is not None
+    assert robust.omega_covariance is not None
+    expected = bread @ meat @ bread
+    assert_close(robust.omega_covariance, expected, SOLVED, scale=float(np.abs(expected).max()))
+
+
+def test_robust_errors_agree_where_the_rule_is_right() -> None:
+    """Twenty thousand comparisons of one Luce annotator: the two kinds of error differ by a few per cent."""
+    _, comparisons = draw(np.triu(np.full((8, 8), 700.0), 1), np.random.default_rng(3))
+    plain, robust = fit(comparisons, PBDE.luce()), fit(comparisons, PBDE.luce(), Options(robust=True))
+    ratio = robust.se_log_p / plain.se_log_p
+    assert 0.9 < ratio.min() <= ratio.max() < 1.1
+    residuals = squared_residuals(comparisons, plain.omega)
+    assert_close(residuals, residuals.T, CLOSED_FORM)
+
+
+def test_predictions_of_the_citations() -> None:
+    """Prob = sigmoid of the margin; the interval's ends are margin -+ 1.96 s.e., s.e. published as .0606."""
+    comparisons = Comparisons.from_csv(CITATIONS, weight="weight")
+    fitted = fit(comparisons, PBDE.luce())
+    labels = list(comparisons.labels or ())
+    prob, low, high = fitted.predict(labels.index("JASA"), labels.index("Biometrika"))
+    margin, ends = np.log(prob / (1 - prob)), np.log([low / (1 - low), high / (1 - high)])
+    assert margin == pytest.approx(-0.4796, abs=5e-5)
+    assert np.diff(ends)[0] / 2 / 1.959964 == pytest.approx(0.060589, abs=5e-7)
+    same, again, once_more = fitted.predict(0, 0)
+    assert (same, again, once_more) == (0.5, 0.5, 0.5)
+
+
+@given(st.data(), st.integers(2, 5))
+def test_davidsons_optimum_against_a_general_solver(data: st.DataObject, n: int) -> None:
+    """No other point is likelier, the slope vanishes, and wins and ties match their expectations."""
+    wins, ties = data.draw(counts(n)), np.triu(data.draw(counts(n)), 1)
+    wins[np.roll(np.arange(n), 1), np.arange(n)] += 1  # both directions: the maximum is finite
+    assume(ties.sum() > 0)
+    pairs = PairCounts.of(of_wins(wins, ties))
+    found = davidson(pairs)
+
+    def loss(point: np.ndarray) -> float:
+        return -float((pairs.outcomes * log_probabilities(pairs, point[:-1], float(point[-1]))).sum())
+
+    total = pairs.outcomes.sum(axis=1)
+    prob = np.exp(log_probabilities(pairs, found.omega, found.theta))
+    assert_close((total * prob[:, 2]).sum(), pairs.outcomes[:, 2].sum(), SOLVED)
+    best = loss(np.append(found.omega, found.theta))
+    other = minimize(loss, np.zeros(n + 1), method="BFGS")
+    assert best <= other.fun + REFERENCE_SOLVER * (1 + abs(other.fun))
+    assert_close(best, other.fun, 1e-6)
+
+
+def test_davidsons_errors_are_the_curvature() -> None:
+    """The covariance inverts the second differences of the log-likelihood."""
+    rng = np.random.default_rng(5)
+    wins, ties = rng.integers(1, 30, (4, 4)) * 1.0, np.triu(rng.integers(1, 20, (4, 4)) * 1.0, 1)
+    np.fill_diagonal(wins, 0)
+    pairs = PairCounts.of(of_wins(wins, ties))
+    found = davidson(pairs)
+    point, h = np.append(found.omega, found.theta), 1e-4
+
+    def log_likelihood(at: np.ndarray) -> float:
+        return float((pairs.outcomes * log_probabilities(pairs, at[:-1], float(at[-1]))).sum())
+
+    unit = np.eye(5) * h
+    second = np.array(
+        [
+            [
+                log_likelihood(point + a + b) - log_likelihood(point + a - b)
+                - log_likelihood(point - a + b) + log_likelihood(point - a - b)
+                for b in unit
+            ]
+            for a in unit
+        ]
+    ) / (4 * h * h)  # fmt: skip
+    assert_close(-second @ found.covariance @ -second, -second, 1e-5, scale=float(np.abs(second).max()))
+
+
+@pytest.mark.parametrize(
+    ("wins", "ties"),
+    [
+        ([[0, 3], [0, 0]], [[0, 2], [0, 0]]),  # a wins or ties, never loses: half-win ties would have a fit
+        ([[0, 3], [2, 0]], [[0, 0], [0, 0]]),  # no tie at all: nu = 0
+        ([[0, 0], [0, 0]], [[0, 2], [0, 0]]),  # nothing but ties: nu infinite
+    ],
+)
+def test_davidson_without_a_finite_fit(wins: list[list[float]], ties: list[list[float]]) -> None:
+    """Refused by a linear program, with the cures named; a prior cures what ties can cure."""
+    comparisons = of_wins(np.array(wins, dtype=float), np.array(ties, dtype=float))
+    with pytest.raises(ValueError, match=r"no finite fit.*--prior"):
+        fit(comparisons, PBDE.luce(), Options("davidson"))
+    if np.sum(ties):
+        fitted = fit(comparisons, PBDE.luce(), Options("davidson", prior=0.5))
+        assert fitted.log_nu is not None
+        assert np.isfinite(fitted.log_p).all()
+
+
+def test_ties_half_drop_and_davidson_differ_as_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Many ties between two items: half draws them together, drop keeps the odds of the decisive ones."""
+    path = tmp_path / "games.csv"
+    path.write_text("a,b,y,weight\nx,z,1,30\nx,z,0,10\nx,z,0.5,60\n")
+    density = {}
+    for ties in ("half", "drop", "davidson"):
+        assert main(["fit", str(path), "--weight", "weight", "--ties", ties, "--json"]) == 0
+        record = json.loads(capsys.readouterr().out)
+        density[ties] = np.exp(record["items"][0]["log_p"])
+    assert_close([density["half"], density["drop"], density["davidson"]], [0.6, 0.75, 0.75], SOLVED)
+    assert record["log_nu"][0] == pytest.approx(np.log(60 / np.sqrt(30 * 10)), rel=1e-9)
+
+
+@given(st.data(), st.integers(3, 6))
+def test_among_keeps_what_is_among_them(data: st.DataObject, n: int) -> None:
+    """The wins of a part are the part of the wins."""
+    comparisons = of_wins(data.draw(counts(n)))
+    items = np.array(sorted(data.draw(st.sets(st.integers(0, n - 1), min_size=1, max_size=n))))
+    inner = among(comparisons, items)
+    assert_close(inner.wins().toarray(), comparisons.wins().toarray()[np.ix_(items, items)], 0.0)
+
+
+@given(st.data(), st.integers(2, 7))
+def test_the_partial_order_never_contradicts_a_win(data: st.DataObject, n: int) -> None:
+    """The components come in an order in which nobody of a later one beat anybody of an earlier one."""
+    wins = np.array(data.draw(st.lists(st.integers(0, 1), min_size=n * n, max_size=n * n))).reshape(n, n) * 1.0
+    np.fill_diagonal(wins, 0)
+    assume(wins.sum() > 0)
+    parts, beaten = partial_order(of_wins(wins))
+    assert sorted(np.concatenate(parts).tolist()) == list(range(n))
+    later = [wins[np.ix_(parts[m], parts[k])].sum() for k in range(len(parts)) for m in range(k + 1, len(parts))]
+    assert sum(later) == 0
+    expected = {
+        (k, m)
+        for k in range(len(parts))
+        for m in range(len(parts))
+        if k != m and wins[np.ix_(parts[k], parts[m])].any()
+    }
+    assert set(beaten) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"ties": "third"}, "ties must be"),
+        ({"prior": -1.0}, "prior must be >= 0"),
+        ({"prior": float("nan")}, "prior must be >= 0"),
+        ({"ties": "davidson", "robust": True}, "robust"),
+    ],
+)
+def test_wrong_options(fields: dict[str, object], message: str) -> None:
+    """Each with its own rule."""
+    with pytest.raises(ValueError, match=message):
+        Options(**fields)  # type: ignore[arg-type]

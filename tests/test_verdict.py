@@ -1,0 +1,275 @@
+"""The test of one annotator and the cyclic share: published deviances, other routes, size, and what is printed."""
+
+from __future__ import annotations
+
+import json
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import expit, xlogy
+from scipy.stats import chi2
+
+from reference import PBDE, Annotator, Comparisons, Population, optimum
+from reference.__main__ import main
+from reference.calibrate import DESIGNS, calibrate, draw
+from reference.fit import fit
+from reference.hodge import cyclic_share, potentials, worst_triangles
+from reference.pbde import normalize
+from reference.verdict import BATCH_ITEMS, Decisive, goodness_of_fit, refit
+from tests.checks import CLOSED_FORM, SOLVED, assert_close
+from tests.strategies import arrays, counts
+from tests.test_fit import of_wins
+
+CITATIONS = str(Path(__file__).parents[1] / "reference" / "data" / "citations.csv")
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+CONVARG = ["--a", "arg1", "--b", "arg2", "--y", "choice", "--outcomes", "a1,a2,equal", "--by", "topic"]
+
+
+def test_the_published_deviance_of_the_citations() -> None:
+    """Four statistics journals: 4.293 on 3 degrees of freedom."""
+    verdict = goodness_of_fit(Comparisons.from_csv(CITATIONS, weight="weight"))
+    assert (round(verdict.statistic, 3), verdict.df, verdict.replicates) == (4.293, 3, 0)
+    assert verdict.p_value == pytest.approx(chi2.sf(verdict.statistic, 3))
+
+
+def test_the_published_deviance_of_the_american_league() -> None:
+    """Seven teams: 44.053 with home and away games apart, as published; 15 degrees of freedom with them pooled."""
+    path = SHARED / "bradley_terry" / "baseball.csv"
+    if not path.exists():
+        pytest.skip("the baseball table is not beside the repository")
+    header, *lines = path.read_text().splitlines()
+    columns = header.split(",")
+    rows = [dict(zip(columns, line.split(","), strict=True)) for line in lines]
+    names = sorted({row[columns[0]] for row in rows} | {row[columns[1]] for row in rows})
+    wins = np.zeros((len(names), len(names)))
+    for row in rows:
+        home, away = names.index(row[columns[0]]), names.index(row[columns[1]])
+        wins[home, away] += float(row[columns[2]])
+        wins[away, home] += float(row[columns[3]])
+    verdict, fitted = goodness_of_fit(of_wins(wins)), fit(of_wins(wins), PBDE.luce())
+    deviance = 0.0
+    for row in rows:
+        home, away = names.index(row[columns[0]]), names.index(row[columns[1]])
+        won, lost = float(row[columns[2]]), float(row[columns[3]])
+        prob = fitted.predict(home, away)[0]
+        saturated = xlogy(won, won / (won + lost)) + xlogy(lost, lost / (won + lost))
+        deviance += 2 * (saturated - won * np.log(prob) - lost * np.log1p(-prob))
+    assert deviance == pytest.approx(44.053, abs=5e-4)
+    assert verdict.df == 15
+    assert verdict.statistic == pytest.approx(2 * wins.sum() * optimum(wins, PBDE.luce()).divergence, rel=1e-9)
+
+
+@given(st.data(), st.integers(2, 7))
+def test_the_statistic_is_twice_the_divergence(data: st.DataObject, n: int) -> None:
+    """G^2 = 2 N times Eq. 8 at the optimum; df = E - n + 1; ties change neither."""
+    wins = data.draw(counts(n))
+    verdict = goodness_of_fit(of_wins(wins, ties=np.triu(np.ones((n, n)), 1)), replicates=0)
+    assert_close(verdict.statistic, 2 * wins.sum() * optimum(wins, PBDE.luce()).divergence, SOLVED)
+    assert verdict.df == np.count_nonzero(np.triu(wins + wins.T, 1)) - n + 1
+    assert verdict.ties == n * (n - 1) / 2
+    assert verdict.comparisons == wins.sum()
+
+
+@given(st.data(), st.integers(2, 8), st.booleans())
+def test_refitting_in_batches_is_fitting_one_by_one(data: st.DataObject, n: int, connected: bool) -> None:
+    """G^2 of a batch of data sets, with and without a finite fit, against a supremum reached slowly."""
+    totals = np.triu(data.draw(counts(n)), 1) + np.diag(np.ones(n - 1), 1) * 3
+    i, j = np.nonzero(totals)
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    won = rng.binomial(totals[i, j].astype(int), 0.5 if connected else 0.97, (3, len(i))).astype(float)
+    design = Decisive(i, j, won[0], totals[i, j], n)
+    deviance, fitted, df = refit(design, won)
+    for row in range(3):
+        wins = design.wins(won[row]).toarray()
+        eps = 1e-9  # so few ghost wins that the likelihood is at its supremum but for some 1e-7
+        found = optimum(wins + eps * (totals + totals.T > 0), PBDE.luce())
+        margin = found.omega[i] - found.omega[j]
+        lost, total = totals[i, j] - won[row], totals[i, j]
+        share = won[row] / total
+        saturated = xlogy(won[row], share) + xlogy(lost, 1 - share)
+        explained = -(won[row] * np.logaddexp(0, -margin) + lost * np.logaddexp(0, margin))
+        assert_close(deviance[row], 2 * (saturated - explained).sum(), 1e-5)
+        assert_close(fitted[row], expit(margin), 1e-4)
+        assert 0 <= df[row] <= len(i) - n + 1
+
+
+def test_the_sparse_route_is_the_dense_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above BATCH_ITEMS every data set is refitted by itself: the same G^2."""
+    _, comparisons = draw(np.triu(np.full((9, 9), 4.0), 1), np.random.default_rng(0))
+    design = Decisive.of(comparisons)
+    won = np.random.default_rng(1).binomial(4, 0.5, (5, len(design.i))).astype(float)
+    dense = refit(design, won)
+    monkeypatch.setattr("reference.verdict.BATCH_ITEMS", 2)
+    alone = refit(design, won)
+    assert BATCH_ITEMS > 2
+    for left, right in zip(dense, alone, strict=True):
+        assert_close(left, right, SOLVED)
+
+
+@given(st.data(), st.integers(3, 7))
+def test_hodge_rank_against_dense_least_squares(data: st.DataObject, n: int) -> None:
+    """The gradient part and the cyclic share by lstsq on the incidence matrix; a gradient has no cyclic share."""
+    total = np.triu(data.draw(counts(n)), 1) + np.diag(np.ones(n - 1), 1)
+    i, j = np.nonzero(total)
+    weight, won = total[i, j], np.random.default_rng(0).binomial(total[i, j].astype(int), 0.6).astype(np.float64)
+    incidence = np.zeros((len(i), n))
+    incidence[np.arange(len(i)), i], incidence[np.arange(len(i)), j] = 1, -1
+    flow = 2 * won / weight - 1
+    root = np.sqrt(weight)
+    s = np.linalg.lstsq(root[:, None] * incidence, root * flow, rcond=None)[0]
+    rest = flow - incidence @ s
+    expected = (weight * rest**2).sum() / (weight * flow**2).sum() if flow.any() else 0.0
+    assert_close(cyclic_share(i, j, weight, won[None], n)[0], expected, CLOSED_FORM * 100)
+    ramp = data.draw(arrays(n, -1.0, 1.0))
+    found = potentials(i, j, weight, (incidence @ ramp)[None], n)[0]
+    assert_close(found - found[0], ramp - ramp[0], CLOSED_FORM * 100)
+
+
+@given(st.data(), st.integers(3, 6))
+def test_the_worst_triangles_are_the_worst_of_all(data: st.DataObject, n: int) -> None:
+    """Every triple in both directions, one by one."""
+    total = np.triu(data.draw(counts(n)), 1) + np.triu(np.ones((n, n)), 1)
+    i, j = np.nonzero(total)
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    won, fitted = rng.binomial(total[i, j].astype(int), 0.5).astype(np.float64), rng.uniform(0.2, 0.8, len(i))
+    rate, model, count = np.zeros((n, n)), np.zeros((n, n)), total + total.T
+    rate[i, j], model[i, j] = won / total[i, j], fitted
+    rate[j, i], model[j, i] = 1 - rate[i, j], 1 - fitted
+    scores = []
+    for triple in combinations(range(n), 3):
+        for a, b, c in (triple, triple[::-1]):
+            edges = [(a, b), (b, c), (c, a)]
+            spread = sum(model[e] * (1 - model[e]) / count[e] for e in edges)
+            scores.append(sum(rate[e] - model[e] for e in edges) / np.sqrt(spread))
+    found = worst_triangles(i, j, total[i, j], won, fitted, n)
+    assert_close([t.z for t in found], sorted(scores, reverse=True)[:3], CLOSED_FORM)
+    a, b, c = found[0].items
+    assert_close(np.array(found[0].won) / found[0].total, [rate[a, b], rate[b, c], rate[c, a]], CLOSED_FORM)
+
+
+def test_a_population_is_rejected_and_its_mixture_density_is_not() -> None:
+    """Two annotators that disagree leave cycles (Eq. 21); one annotator with the mixture density none (Eq. 20)."""
+    rng = np.random.default_rng(0)
+    members = [Annotator(normalize(rng.normal(0, 2.5, 10)), PBDE.luce()) for _ in range(2)]
+    population = Population(members, [0.5, 0.5])
+    x_a, x_b = (pair.repeat(300) for pair in np.triu_indices(10, 1))
+    judged = {}
+    for name, who in (("population", population), ("mixture", population.density_mixture())):
+        y = who.sample(x_a, x_b, rng)
+        judged[name] = goodness_of_fit(Comparisons(x_a, x_b, y, 10))
+    assert judged["population"].p_value < 1e-3
+    assert judged["mixture"].p_value > 0.01
+    assert judged["population"].excess > 10 * abs(judged["mixture"].excess)
+
+
+def test_the_bootstrap_is_seeded_and_counts_ties_in_the_statistic() -> None:
+    """Same seed, same p; p = (1 + exceedances) / (B + 1) lies on the grid of 1 / (B + 1)."""
+    _, comparisons = draw(np.triu(np.full((6, 6), 3.0), 1), np.random.default_rng(4))
+    first, again, other = (goodness_of_fit(comparisons, 49, seed) for seed in (1, 1, 2))
+    assert first.replicates == 49
+    assert first == again
+    assert first != other
+    assert_close(first.p_value * 50, round(first.p_value * 50), CLOSED_FORM)
+    assert 0 < first.p_value <= 1
+
+
+def test_without_a_finite_fit_the_supremum_stands_in() -> None:
+    """An item that always wins adds pairs that are explained perfectly: G^2 and df are those of the rest."""
+    inner = np.array([[0.0, 5, 9], [8, 0, 2], [4, 7, 0]])
+    wins = np.pad(inner, ((1, 0), (1, 0)))
+    wins[0, 1:] = 6
+    with_top, alone = goodness_of_fit(of_wins(wins)), goodness_of_fit(of_wins(inner))
+    assert not with_top.finite
+    assert alone.finite
+    assert_close(with_top.statistic, alone.statistic, SOLVED)
+    assert (with_top.df, alone.df) == (1, 1)
+
+
+def test_the_size_of_the_test_and_the_coverage() -> None:
+    """A small run of `calibrate`: neither far off; the published tables are of 1,000 data sets."""
+    found = calibrate(DESIGNS[0], 60, 0)
+    assert found.rejected <= 0.15  # binomial: .05 -+ 3.5 standard errors of .028
+    assert 0.92 <= found.covered <= 0.98
+
+
+@pytest.mark.parametrize(
+    ("y", "weight", "message"),
+    [
+        ([1.0, 0.3], [1, 1], "outcomes of 0, 0.5 or 1"),
+        ([1.0, 0.0], [1, 1.5], "whole numbers"),
+        ([0.5, 0.5], [1, 1], "decisive"),
+    ],
+)
+def test_what_cannot_be_tested_says_why(y: list[float], weight: list[float], message: str) -> None:
+    """The test needs counts of decisive comparisons."""
+    with pytest.raises(ValueError, match=message):
+        goodness_of_fit(Comparisons(np.array([0, 1]), np.array([1, 0]), y, 2, weight=weight))
+
+
+# ------------------------------------------------------------------------------------------- the command line
+
+
+def test_fit_prints_and_dumps_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same numbers in the table and in JSON; no line is longer than 100 columns."""
+    assert main(["fit", CITATIONS, "--weight", "weight", "--predict", "JASA", "JRSS-B"]) == 0
+    out = capsys.readouterr().out
+    assert "one annotator: G2 = 4.3 on 3 df, p = 0.231 (chi-squared)" in out
+    assert "JASA over JRSS-B: probability 0.3211" in out
+    assert main(["fit", CITATIONS, "--weight", "weight", "--predict", "JASA", "JRSS-B", "--json"]) == 0
+    graph = json.loads(capsys.readouterr().out)
+    assert graph["verdict"]["df"] == 3
+    assert graph["verdict"]["triangles"][0]["items"][0] == "Comm. Statist."
+    assert graph["predict"]["probability"] == pytest.approx(0.3211, abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"), [(["JASA", "Nature"], "no item is named 'Nature'"), (["x", "y"], "no item is named 'x'")]
+)
+def test_predict_names_what_is_missing(names: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything is fitted."""
+    assert main(["fit", CITATIONS, "--weight", "weight", "--predict", *names]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_one_bad_graph_of_several_does_not_end_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its line says why; the others are fitted; exit status 1."""
+    path = tmp_path / "games.csv"
+    path.write_text("g,a,b,y\n1,x,x,1\n2,x,z,1\n2,z,x,1\n")
+    assert main(["fit", str(path), "--by", "g"]) == 1
+    out = capsys.readouterr().out
+    assert "1: not fitted: an optimum needs at least two items" in out
+    assert "2: 2 items" in out
+
+
+def test_diagnose_answers_four_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """For a good graph, an undetermined one, a tree, and one that cannot be tested."""
+    path = tmp_path / "games.csv"
+    rows = ["good,x,y,1", "good,y,z,1", "good,z,x,1", "good,y,x,1", "top,x,y,1", "tree,x,y,1", "tree,y,x,1"]
+    path.write_text("\n".join(["g,a,b,y", *rows, "soft,x,y,0.7"]) + "\n")
+    assert main(["diagnose", str(path), "--by", "g"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.count("Is the optimum determined?") == out.count("What can comparisons not tell?") == 4
+    assert "No: the 2 items fall into 2 groups" in out
+    assert "form no cycle" in out
+    assert "Not tested: the test needs outcomes of 0, 0.5 or 1, got 0.7" in out
+    assert main(["diagnose", str(path), "--by", "g", "--json"]) == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [record["is_determined"] for record in records] == [True, False, True, True]
+    assert records[0]["compatible"] is True
+    assert records[2]["compatible"] is None
+
+
+def test_diagnose_convarg(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nine of the 32 topics contradict one annotator with the default seed; skipped where the data are absent."""
+    path = SHARED / "convarg" / "judgments.csv"
+    if not path.exists():
+        pytest.skip("the convarg data set is not beside the repository")
+    assert main(["diagnose", str(path), *CONVARG, "--bootstrap", "99"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    rejected = int(last.split()[0])
+    assert "of 32 graphs that can be tested contradict one annotator" in last
+    assert 5 <= rejected <= 13
