@@ -1,6 +1,6 @@
 """Learning from pairwise preferences as density estimation, exactly: the paper in NumPy."""
 
-from reference import targets
+from reference import methods, targets
 from reference.annotators import Annotator, Population
 from reference.comparisons import Comparisons, win_matrix
 from reference.inference import covariance
@@ -16,6 +16,7 @@ __all__ = [
     "Optimum",
     "Population",
     "covariance",
+    "methods",
     "optimum",
     "targets",
     "win_matrix",

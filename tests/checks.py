@@ -9,10 +9,13 @@ from numpy.typing import ArrayLike
 
 CLOSED_FORM = 1e-12  # two routes to one formula in float64: some thousand roundings, relative to the largest value
 SOLVED = 1e-10  # a certified optimum (1e-11 in omega) divided by f >= 0.1, in nats of log p
-DERIVATIVE = 1e-10  # a hand-written backward against the complex step, both float64: DESIGN's rule
+DERIVATIVE = 1e-10  # a hand-written backward against the complex step, both float64: the relative rule
 TRAINED = 1e-6  # a tabular model that its gradient stopped, in nats of log p: what training promises
 REFERENCE_SOLVER = 1e-9  # what a general quasi-Newton solver leaves in a loss, relative to it
+FLOAT32_STORED = 1e-6  # a float64 number that was kept as float32: eps32 = 1.2e-7, relative
 SATURATED = 1e-9  # log densities of a thousand nats: the margins themselves are rounded at 1e-13
+MINIMUM = 1e-9  # a loss of hinges, relative to 1 + |loss|: duality gaps come down to 1e-13, HiGHS to 1e-10
+MINIMISER = 1e-6  # log p of such a minimum: where the loss is smooth, a gap of 1e-13 moves it by the square root
 
 
 def assert_close(actual: ArrayLike, expected: ArrayLike, tolerance: float, scale: float | None = None) -> None:

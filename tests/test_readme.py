@@ -7,17 +7,20 @@ import io
 import re
 from pathlib import Path
 
+import pytest
+
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_quickstart_prints_what_it_says() -> None:
-    """Both prints give the numbers in the comment."""
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL))
+def test_every_example_prints_what_it_says(code: str) -> None:
+    """Each print gives the comment that stands behind it."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(code, {})
-    (promised,) = re.findall(r"# (\[0.*?\])", code)
-    assert printed.getvalue().splitlines() == [promised, promised]
+    promised = re.findall(r"^print\(.*\)  # (.*)$", code, flags=re.MULTILINE)
+    assert promised
+    assert printed.getvalue().splitlines() == promised
 
 
 def test_every_file_named_exists() -> None:

@@ -1,0 +1,113 @@
+"""Densities read off choices without a loss: chain of hindsight, and Markov chains with people in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import sparse
+from scipy.sparse.csgraph import breadth_first_order, connected_components
+from scipy.special import expit
+
+from reference.optimum import check_wins
+from reference.pbde import Array, finite_array, log_weights
+
+
+def winner_density(wins: Any, measure: ArrayLike | None = None) -> Array:
+    """Chain of hindsight converges to the density of winners, log of shape (n,): p* tempered, times the proposal.
+
+    Trained on "good: winner, bad: loser" and asked for "good", the model draws i with its share of all wins, the
+    row sums of the win matrix; -inf where there are none. For independent draws from q and a Luce annotator,
+
+        winners(x) / q(x) = 2 E_x'~q sigmoid(log p*(x) - log p*(x')),
+
+    a function of log p*(x) alone. So its score (gradient of the log) is that of p*, divided by `temperature`.
+    """
+    wins = check_wins(wins)
+    share = np.asarray(wins.sum(axis=1)) / wins.sum()
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(share) - log_weights(measure, wins.shape[0]))
+
+
+def temperature(log_p: ArrayLike, proposal: ArrayLike) -> Array:
+    """(n,): tau with grad log p* = tau grad log(winners / q), for x' drawn from q, the proposal, (n,).
+
+    With s = sigmoid(log p*(x) - log p*(x')): d log E[s] = E[s (1 - s)] / E[s] d log p*, so
+    tau = E[s] / E[s (1 - s)] > 1: the winners are flatter than p* everywhere.
+    """
+    log_p = finite_array("log_p", log_p)
+    q = finite_array("proposal", proposal, log_p.shape)
+    margin = log_p[:, None] - log_p[None, :]
+    win = expit(margin)
+    return np.asarray((win @ q) / ((win * expit(-margin)) @ q))
+
+
+def people_chain(preference_prob: ArrayLike, transitions: ArrayLike) -> Array:
+    """MCMC with people (Sanborn and Griffiths 2007): its chain of winners converges to p* of a Luce annotator.
+
+    K(x, x') = T(x, x') Prob(x' preferred to x), (n, n), the rest of each row on the diagonal: from x, T proposes
+    x', and a person chooses between the two. T, `transitions`: (n, n), symmetric, rows that sum to 1, irreducible;
+    ValueError otherwise. Prob(x' over x) / Prob(x over x') = e^(omega' - omega) and T is symmetric, so e^omega is
+    in detailed balance with K: Barker's acceptance rule, done by people. For Luce, e^omega is p*.
+    """
+    t = finite_array("transitions", transitions)
+    prob = finite_array("preference_prob", preference_prob)
+    if t.ndim != 2 or t.shape != t.T.shape or t.shape != prob.shape:
+        raise ValueError(
+            f"transitions and preference_prob must have one shape (n, n), got {t.shape}, {prob.shape}"
+        )
+    if (t < 0).any() or np.abs(t.sum(axis=1) - 1).max() > 1e-9:
+        raise ValueError("transitions must be >= 0 with rows that sum to 1; put what is left on the diagonal")
+    if np.abs(t - t.T).max() > 1e-12:
+        raise ValueError(f"transitions must be symmetric, got a difference of {np.abs(t - t.T).max():.1e}")
+    if connected_components(sparse.csr_array(t), directed=False)[0] > 1:
+        raise ValueError("transitions must be irreducible: some outcomes are never proposed from some others")
+    chain = t * prob.T
+    np.fill_diagonal(chain, 0.0)
+    np.fill_diagonal(chain, 1 - chain.sum(axis=1))
+    return np.asarray(chain)
+
+
+def stationary(chain: ArrayLike) -> Array:
+    """log of the stationary law, (n,), of an irreducible chain (n, n): each entry to full relative precision.
+
+    State after state is censored, without a subtraction (Grassmann, Taksar and Heyman 1985). ValueError where
+    some states are never left for the others.
+    """
+    left = finite_array("chain", chain).copy()
+    n = len(left)
+    for m in range(n - 1, 0, -1):
+        total = left[m, :m].sum()
+        if not total > 0:
+            raise ValueError(f"chain must be irreducible, got no way from state {m} to those before it")
+        left[:m, m] /= total
+        left[:m, :m] += np.outer(left[:m, m], left[m, :m])
+    law = np.ones(n)
+    for m in range(1, n):
+        law[m] = law[:m] @ left[:m, m]
+    return np.asarray(np.log(law) - np.log(law.sum()))
+
+
+def cycle_residual(chain: ArrayLike) -> float:
+    """Kolmogorov's criterion in nats: max over a basis of cycles of |log product of K forwards / backwards|.
+
+    Zero where, and only where, the chain is reversible: so for one annotator, and not for a generic mixture of
+    them, unless T has no cycle. A spanning tree fixes potentials; every other pair closes a cycle of the basis.
+    Infinite where a step cannot be taken back. ValueError where the states are not connected.
+    """
+    k = finite_array("chain", chain)
+    linked = (k > 0) | (k.T > 0)
+    np.fill_diagonal(linked, False)
+    order, parent = breadth_first_order(sparse.csr_array(linked), 0, directed=False)
+    if len(order) < len(k):
+        raise ValueError(f"chain must be connected, got {len(order)} of {len(k)} states linked to the first")
+    i, j = np.nonzero(linked)
+    if not ((k[i, j] > 0) & (k[j, i] > 0)).all():
+        return float(np.inf)
+    potential = np.zeros(len(k))
+    for state in order[1:]:
+        up = parent[state]
+        potential[state] = potential[up] + np.log(k[up, state]) - np.log(k[state, up])
+    closing = np.log(k[i, j]) - np.log(k[j, i]) - (potential[j] - potential[i])
+    return float(np.abs(closing).max())
