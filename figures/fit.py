@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from scipy import sparse
 from scipy.special import expit
@@ -17,10 +19,11 @@ from figures import style
 from figures.numbers import Array, Numbers, Panel
 from reference.comparisons import Comparisons
 from reference.fit import Fit, fit
-from reference.options import fit_options, model_of
+from reference.options import fit_options, model_of, tested
 from reference.report import heading, shortened
-from reference.verdict import GoodnessOfFit, goodness_of_fit
+from reference.verdict import GoodnessOfFit
 
+GLYPHS = frozenset(get_font(findfont("DejaVu Sans")).get_charmap())  # the font of all figures
 BINS = 20  # of pairs with neighbouring predicted win rates
 NAMES = 50  # item names that fit on the axis; of more items every second, third, ... is named
 
@@ -32,16 +35,13 @@ def compute(args: argparse.Namespace, group: str, graph: Comparisons) -> Numbers
     """
     options = fit_options(args)
     fitted = fit(graph, model_of(args, graph), options)
-    try:
-        verdict = goodness_of_fit(graph, 199 if args.bootstrap is None else args.bootstrap, args.seed)
-    except ValueError:
-        verdict = None
+    verdict, _ = tested(args, graph)
     low, high = fitted.interval()
     arrays: dict[str, Any] = {"labels": np.array(graph.labels), "log_p": fitted.log_p, "low": low, "high": high}
     rates = win_rates(graph, fitted)
     arrays |= rates
-    settings: dict[str, str | int | float] = {"file": str(args.file), "pbde": args.pbde, "ties": args.ties}
-    settings |= {"group": group, "heading": heading(group, graph, options), "prior": options.prior}
+    settings: dict[str, str | int | float] = {"file": Path(args.file).name, "pbde": args.pbde, "ties": args.ties}
+    settings["heading"] = heading(group, graph, options)
     inside = (rates["observed"] >= rates["band_low"]) & (rates["observed"] <= rates["band_high"])
     panels = [
         Panel("fit", "items", "Eq. 8", "log_p", values={"highest density": float(np.exp(fitted.log_p.max()))}),
@@ -82,7 +82,7 @@ def win_rates(graph: Comparisons, fitted: Fit) -> dict[str, Array]:
     kept = pooled > 0
     predicted = np.bincount(at, prob * total, BINS)[kept] / pooled[kept]
     observed = np.bincount(at, won, BINS)[kept] / pooled[kept]
-    count = np.round(pooled[kept])
+    count = np.maximum(np.round(pooled[kept]), 1.0)
     low, high = (binom.ppf(level, count, predicted) / count for level in (0.025, 0.975))
     bands = {"band_low": np.asarray(low), "band_high": np.asarray(high)}
     return {"predicted": predicted, "observed": observed, "pooled": pooled[kept], **bands}
@@ -95,7 +95,7 @@ def draw(numbers: Numbers) -> Figure:
     left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
     _draw_items(left, numbers)
     _draw_rates(right, numbers)
-    figure.suptitle(shortened(str(numbers.settings["heading"]), 110), fontsize=9.5, x=0.01, ha="left")
+    figure.suptitle(_plain(str(numbers.settings["heading"]), 110), fontsize=9.5, x=0.01, ha="left")
     return figure
 
 
@@ -123,9 +123,10 @@ def _draw_items(axes: Axes, numbers: Numbers) -> None:
     axes.set_xlabel("implicit preference distribution, 95 % intervals")
 
 
-def _plain(label: str) -> str:
-    """A label as matplotlib shows it, dollar signs and all."""
-    return shortened(label, 28).replace("$", r"\$")
+def _plain(label: str, width: int = 28) -> str:
+    """A label as matplotlib shows it: dollar signs and all, with marks for what the font lacks."""
+    shown = "".join(c if ord(c) in GLYPHS else "\N{WHITE SQUARE}" for c in shortened(label, width))
+    return shown.replace("$", r"\$")
 
 
 def _draw_rates(axes: Axes, numbers: Numbers) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -18,31 +18,36 @@ import numpy as np
 from reference.calibrate import DESIGNS, calibrate
 from reference.claims import CLAIMS, verify
 from reference.comparisons import Comparisons
+from reference.davidson import NoFiniteFitError
 from reference.diagnose import LEVEL, diagnose
 from reference.fit import Fit, fit
-from reference.inference import COVARIANCE_LIMIT
 from reference.optimum import NotConvergedError, NotIdentifiableError
 from reference.options import (
     FILE_HELP,
     TIES_HELP,
+    Parser,
     add_file_options,
     add_fit_options,
     add_test_options,
     fit_options,
     model_of,
     read_graphs,
+    tested,
 )
 from reference.report import (
     heading,
     item_records,
+    known,
+    paragraph,
     print_graph,
     print_prediction,
     report_undetermined,
+    shortened,
     verdict_lines,
     verdict_record,
     write_rows,
 )
-from reference.verdict import GoodnessOfFit, goodness_of_fit
+from reference.verdict import GoodnessOfFit
 
 FIT_HELP = f"""\
 Prints the density that choices imply, with error bars, and whether one annotator can have made them.
@@ -67,7 +72,7 @@ example:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m reference",
         description="Learning from pairwise preferences as density estimation, exactly.",
     )
@@ -141,6 +146,8 @@ def run_fit(args: argparse.Namespace) -> int:
         except NotIdentifiableError:
             status = 1
             report_undetermined(group, graph, model, options, args.json)
+            if predicted(args, graph) and not args.json:
+                print("--predict needs a finite fit: with --prior 0.5 there is one\n")
             continue
         except (ValueError, NotConvergedError) as error:
             status = 1
@@ -155,7 +162,8 @@ def run_fit(args: argparse.Namespace) -> int:
         print_graph(group, graph, fitted, options)
         for a, b in predicted(args, graph):
             print_prediction(graph, fitted, a, b)
-        print("\n".join(verdict_lines(verdict, labels) if verdict else [f"one annotator: not tested: {untested}"]))
+        untold = [paragraph(f"one annotator: not tested: {untested}")]
+        print("\n".join(verdict_lines(verdict, labels) if verdict else untold))
         print(f"certificate: last Newton step {fitted.newton_step:.0e} nats\n")
     if args.csv:
         write_rows(args.csv, rows)
@@ -165,23 +173,13 @@ def run_fit(args: argparse.Namespace) -> int:
 def report_failure(
     args: argparse.Namespace, group: str, groups: int, error: ValueError | NotConvergedError
 ) -> None:
-    """One graph of several that cannot be fitted is a line of the output; the only graph is an error, raised."""
-    if groups == 1:
+    """A graph without a finite fit, or one of several that cannot be fitted, is a line of the output; any other
+    fault of the only graph is an error, raised."""
+    if groups == 1 and not isinstance(error, NoFiniteFitError):
         raise type(error)(f"{args.file}: {error}") from None
-    print(json.dumps({"group": group, "error": str(error)}) if args.json else f"{group}: not fitted: {error}\n")
-
-
-def tested(args: argparse.Namespace, graph: Comparisons) -> tuple[GoodnessOfFit | None, str]:
-    """The verdict, or the reason why there is none."""
-    if args.bootstrap is None and graph.n > COVARIANCE_LIMIT:
-        return None, f"above {COVARIANCE_LIMIT} items only where --bootstrap B asks for it"
-    replicates = 199 if args.bootstrap is None else args.bootstrap
-    if replicates < 0 or args.seed < 0:
-        raise ValueError(f"--bootstrap and --seed must be >= 0, got {replicates} and {args.seed}")
-    try:
-        return goodness_of_fit(graph, replicates, args.seed), ""
-    except ValueError as error:
-        return None, str(error)
+    start = f"{shortened(group, 30)}: " if group else ""
+    line = paragraph(f"{start}not fitted: {error}") + "\n"
+    print(json.dumps({"group": group, "error": str(error)}) if args.json else line)
 
 
 def fit_record(
@@ -204,7 +202,9 @@ def fit_record(
         "untested": untested,
     }
     for a, b in predicted(args, graph):
-        record["predict"] = dict(zip(("probability", "low", "high"), fitted.predict(a, b), strict=True))
+        record["predict"] = dict(
+            zip(("probability", "low", "high"), map(known, fitted.predict(a, b)), strict=True)
+        )
     return record
 
 
@@ -243,15 +243,15 @@ def run_diagnose(args: argparse.Namespace) -> int:
             record = verdict_record(verdict, graph.labels or ()) if verdict else None
             print(json.dumps({"group": group, **asdict(found), "verdict": record}))
             continue
-        print(heading(group, graph, options))
+        print(paragraph(heading(group, graph, options)))
         for question, answer in found.answers():
-            print(textwrap.fill(f"{question} {answer}", 100, initial_indent="  ", subsequent_indent="    "))
+            print(paragraph(f"{question} {answer}", "  "))
         print()
     if len(verdicts) > 1 and not args.json:
-        known = [compatible for compatible in verdicts if compatible is not None]
+        tests = [compatible for compatible in verdicts if compatible is not None]
         print(
-            f"{known.count(False)} of {len(known)} graphs that can be tested contradict one annotator at the "
-            f"{LEVEL:.0%} level; noise alone would make about {LEVEL * len(known):.1f} do so"
+            f"{tests.count(False)} of {len(tests)} graphs that can be tested contradict one annotator at the 5 % "
+            f"level (by noise: {LEVEL * len(tests):.1f})"
         )
     return 0
 
@@ -298,6 +298,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"pbde {package_version()}, reference (NumPy {np.__version__}, float64, CPU): {what}")
     try:
         return COMMANDS[args.command](args)
+    except BrokenPipeError:  # the reader has seen enough; nothing is left to be flushed to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
     except (ValueError, NotConvergedError) as error:

@@ -54,10 +54,19 @@ def _uneven(rng: np.random.Generator) -> Array:
     return np.asarray(np.minimum(totals, 200.0))
 
 
+def _once(rng: np.random.Generator) -> Array:
+    totals = np.zeros((30, 30))
+    for _ in range(300):
+        i, j = sorted(rng.choice(30, 2, replace=False))
+        totals[i, j] += 1.0
+    return totals
+
+
 DESIGNS = (
     Design("dense", "8 items, all 28 pairs, 40 comparisons each", _dense),
     Design("sparse", "20 items, 6 opponents each, 6 comparisons", _sparse),
     Design("uneven", "12 items, all pairs, 2 to 200 comparisons", _uneven),
+    Design("once", "30 items, 300 comparisons, most pairs once", _once),
 )
 
 

@@ -27,6 +27,10 @@ STEP_ALLOWED = 1e-10  # the last Newton step in omega and theta, nats
 DIRECTION_LIMIT = 1e-7  # a direction of recession gains at least this much, or is rounding of the linear program
 
 
+class NoFiniteFitError(ValueError):
+    """Davidson's likelihood has no finite maximum for these wins and ties."""
+
+
 @dataclass(frozen=True, eq=False)
 class PairCounts:
     """E compared pairs i < j of n items; outcomes (E, 3): how often i won, j won, and neither."""
@@ -87,7 +91,7 @@ def saturated_log_likelihood(pairs: PairCounts) -> float:
 def davidson(pairs: PairCounts) -> DavidsonOptimum:
     """The maximum of the likelihood, by Newton damped as in reference/newton.py.
 
-    ValueError where there is no finite maximum; NotConvergedError where the certificate is missed.
+    NoFiniteFitError where there is no finite maximum; NotConvergedError where the certificate is missed.
     """
     _check_finite(pairs)
     omega, theta = np.zeros(pairs.n), 0.0
@@ -134,10 +138,14 @@ def _covariance(pairs: PairCounts, omega: Array, theta: float) -> Array:
 
 
 def _check_finite(pairs: PairCounts) -> None:
-    """ValueError where some direction never makes an observed outcome less likely, and one more likely.
+    """NoFiniteFitError where some direction never makes an observed outcome less likely, and one more likely.
 
     A linear program: the largest total gain over directions in a box is 0 exactly where the maximum is finite.
     """
+    tied = pairs.outcomes[:, 2].sum()
+    if tied in (0.0, pairs.outcomes.sum()):
+        seen_tied = "there are no ties" if tied == 0 else "there is nothing but ties"
+        raise NoFiniteFitError(f"Davidson's tie parameter is not finite: {seen_tied}; take --ties half")
     at, seen = np.nonzero(pairs.outcomes > 0)
     logits = (((pairs.i, 0.5), (pairs.j, -0.5)), ((pairs.i, -0.5), (pairs.j, 0.5)), ())
     blocks = []
@@ -157,10 +165,9 @@ def _check_finite(pairs: PairCounts) -> None:
     if found.status != 0:
         raise NotConvergedError(f"the linear program of Davidson's model failed: {found.message}")
     if -found.fun > DIRECTION_LIMIT:
-        raise ValueError(
-            "Davidson's model has no finite fit to these wins and ties: some items never lose to others, "
-            "or ties are never or always seen; give every item ghost comparisons (--prior 0.5) or ties half a win "
-            "each (--ties half)"
+        raise NoFiniteFitError(
+            "Davidson's model has no finite fit to these wins and ties: some items never lose to others; give "
+            "every item ghost comparisons (--prior 0.5), or ties half a win each (--ties half)"
         )
     _check_connected(pairs)
 
@@ -176,4 +183,7 @@ def _check_connected(pairs: PairCounts) -> None:
     graph = sparse.coo_array((np.ones(len(pairs.i)), (pairs.i, pairs.j)), shape=(pairs.n, pairs.n))
     count, _ = sparse.csgraph.connected_components(graph, directed=False)
     if count > 1:
-        raise ValueError(f"comparisons must connect all items, got {count} separate groups")
+        raise NoFiniteFitError(
+            f"Davidson's model has no finite fit: the items are {count} groups that were never compared; give "
+            "every item ghost comparisons (--prior 0.5)"
+        )

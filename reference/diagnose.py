@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from reference.comparisons import Comparisons
+from reference.davidson import NoFiniteFitError
 from reference.fit import NORMAL_95, Fit, Options, fit, partial_order
-from reference.optimum import NotIdentifiableError
+from reference.optimum import NotIdentifiableError, check_wins, strong_components
 from reference.pbde import PBDE
-from reference.report import p_text, shortened, triangle_text
+from reference.report import shortened, triangle_text, untestable
 from reference.verdict import GoodnessOfFit
 
 LEVEL = 0.05  # of the test
@@ -47,9 +48,11 @@ def diagnose(
     fitted: Fit | None = None
     try:
         fitted = fit(graph, model, options)
-        determined = _determined(graph, fitted, labels)
+        determined = _determined(graph, fitted, options, labels)
     except NotIdentifiableError:
         determined = _undetermined(graph, labels)
+    except NoFiniteFitError as error:
+        determined = f"No: {error}."
     return Diagnosis(
         determined,
         _one_annotator(verdict, untested),
@@ -60,18 +63,21 @@ def diagnose(
     )
 
 
-def _determined(graph: Comparisons, fitted: Fit, labels: Sequence[str]) -> str:
-    text = (
-        f"Yes: every item wins against every other, directly or through others "
-        f"({np.asarray(graph.weight).sum():g} comparisons of {graph.n} items)."
-    )
+def _determined(graph: Comparisons, fitted: Fit, options: Options, labels: Sequence[str]) -> str:
+    counted = f"({np.asarray(graph.weight).sum():g} comparisons of {graph.n} items)"
+    text = f"Yes: every item wins against every other, directly or through others {counted}."
+    if len(strong_components(check_wins(graph.wins()))) > 1:
+        text = (
+            f"Only with the ghost item (prior {options.prior:g}): the comparisons alone do not link all items by "
+            f"wins in both directions, and how far apart the groups are is the prior's choice {counted}."
+        )
     if fitted.omega_covariance is None:
         return text + " How well was not computed: above 5,000 items the covariance is too large an array."
     least, best = int(np.argmax(fitted.se_log_p)), int(np.argmin(fitted.se_log_p))
-    factors = [np.exp(NORMAL_95 * fitted.se_log_p[k]) for k in (best, least)]
+    low, high = (np.exp(min(NORMAL_95 * fitted.se_log_p[k], 600.0)) for k in (best, least))
     return text + (
-        f" Densities are known within a factor of {factors[0]:.2f} ({shortened(labels[best], 29)}) to "
-        f"{factors[1]:.2f} ({shortened(labels[least], 29)}), 95 % intervals."
+        f" Densities are known within a factor of {low:.3g} ({shortened(labels[best], 29)}) to "
+        f"{high:.3g} ({shortened(labels[least], 29)}), 95 % intervals."
     )
 
 
@@ -94,9 +100,9 @@ def _one_annotator(verdict: GoodnessOfFit | None, untested: str) -> str:
     if verdict is None:
         return f"Not tested: {untested}. {same}"
     if np.isnan(verdict.p_value):
-        return f"It cannot be tested: the comparisons form no cycle that could contradict one annotator. {same}"
+        return f"It cannot be tested: {untestable(verdict)}. {same}"
     by = f"a bootstrap of {verdict.replicates}" if verdict.replicates else "the chi-squared law"
-    numbers = f"G2 = {verdict.statistic:.1f} on {verdict.df} degrees of freedom, p = {p_text(verdict)} by {by}"
+    numbers = f"G2 = {verdict.statistic:.1f} on {verdict.df} degrees of freedom, p = {verdict.p_value:.3g} by {by}"
     if verdict.p_value >= LEVEL:
         return f"Yes, as far as these data can tell ({numbers}). {same}"
     return f"No, at the 5 % level ({numbers}): the win rates of pairs contradict every single omega. {same}"

@@ -26,6 +26,7 @@ from reference.newton import Pairs, summary
 from reference.optimum import check_wins, optimum, strong_components
 from reference.pbde import PBDE, Array
 
+PRIOR_LIMIT = 1e6  # ghost comparisons: beyond this nothing is left of any data
 NORMAL_95 = 1.959963984540054  # the .975 quantile of the standard normal
 
 Ties = Literal["half", "davidson"]
@@ -47,8 +48,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.ties not in ("half", "davidson"):
             raise ValueError(f"ties must be 'half' or 'davidson', got {self.ties!r}")
-        if not 0 <= self.prior < np.inf:
-            raise ValueError(f"prior must be >= 0, got {self.prior}")
+        if not 0 <= self.prior <= PRIOR_LIMIT:
+            raise ValueError(f"prior must be >= 0 and at most {PRIOR_LIMIT:g}, got {self.prior}")
         if self.robust and self.ties == "davidson":
             raise ValueError("robust standard errors go with ties 'half' or none, got ties 'davidson'")
 
@@ -95,7 +96,7 @@ class Fit:
 def fit(comparisons: Comparisons, model: PBDE, options: Options | None = None) -> Fit:
     """The exact optimum of counted comparisons with its standard errors.
 
-    Raises as `optimum` does; ValueError where Davidson's model has no finite fit.
+    Raises as `optimum` does; NoFiniteFitError where Davidson's model has no finite fit.
     """
     options = Options() if options is None else options
     wins = check_wins(comparisons.wins())
@@ -124,7 +125,7 @@ def _fit_luce(comparisons: Comparisons, wins: Any, options: Options) -> dict[str
     omega = centred(found.omega[:n])
     spread = None
     if n <= COVARIANCE_LIMIT:
-        spread = _without_ghost(omega_covariance(fitted, found), n)
+        spread = _without_ghost(omega_covariance(fitted, found, COVARIANCE_LIMIT + 1), n)
         if options.robust:
             spread = sandwich(spread, squared_residuals(comparisons, omega))
     loss, divergence, _ = summary(Pairs.of(wins), omega)

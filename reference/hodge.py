@@ -18,8 +18,11 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import splu
 
 from reference.annotators import Indices
+from reference.laplacian import conjugate_gradients
 from reference.pbde import Array
 
+FACTORED_ITEMS = 2000  # graphs up to this size are factorised ...
+TOLERANCE = 1e-9  # ... of larger ones the mean surplus of a flow at each item is brought down to this
 TRIANGLE_ITEMS = 500  # triangles are looked for in graphs up to this size: n^3 / 6 of them
 NAMED = 3  # triangles that are named
 
@@ -39,22 +42,25 @@ class Triangle:
 
 
 def potentials(i: Indices, j: Indices, weight: Array, flow: Array, n: int) -> Array:
-    """s (B, n) for flows (B, E) on E pairs with weights (E,): one sparse factorisation for all B.
+    """s (B, n) for flows (B, E) on E pairs with weights (E,), up to a constant in each connected component.
 
-    The first item of each connected component has s = 0.
+    One sparse factorisation for all B; conjugate gradients above 2,000 items, where it might fill in.
     """
     pairs = sparse.coo_array((weight, (i, j)), shape=(n, n)).tocsr()
-    both = pairs + pairs.T
-    _, label = connected_components(both, directed=False)
-    free = np.ones(n, dtype=bool)
-    free[np.unique(label, return_index=True)[1]] = False
-    s = np.zeros((len(flow), n))
-    if not free.any():
-        return s
-    laplacian = sparse.csc_array(sparse.diags_array(np.asarray(both.sum(axis=1))) - both)[free][:, free]
+    both = sparse.csr_array(pairs + pairs.T)
     at = (np.concatenate([i, j]), np.tile(np.arange(len(i)), 2))
     divergence = sparse.csr_array(sparse.coo_array((np.concatenate([weight, -weight]), at), shape=(n, len(i))))
-    s[:, free] = splu(sparse.csc_array(laplacian)).solve((divergence @ flow.T)[free]).T
+    source, s = divergence @ flow.T, np.zeros((len(flow), n))
+    if n > FACTORED_ITEMS:
+        free = np.asarray(both.sum(axis=1)) > 0
+        s[:, free] = conjugate_gradients(both[free][:, free], source[free], np.full(len(flow), TOLERANCE)).T
+        return s
+    _, label = connected_components(both, directed=False)
+    free = np.ones(n, dtype=bool)
+    free[np.unique(label, return_index=True)[1]] = False  # the first item of each component has s = 0
+    if free.any():
+        laplacian = sparse.csc_array(sparse.diags_array(np.asarray(both.sum(axis=1))) - both)[free][:, free]
+        s[:, free] = splu(sparse.csc_array(laplacian)).solve(source[free]).T
     return s
 
 
@@ -70,7 +76,7 @@ def cyclic_share(i: Indices, j: Indices, total: Array, won: Array, n: int) -> Ar
 def worst_triangles(
     i: Indices, j: Indices, total: Array, won: Array, fitted: Array, n: int
 ) -> tuple[Triangle, ...]:
-    """The three triangles of compared pairs with the largest z; none above 500 items.
+    """The three triangles of compared pairs with the largest z > 0; none above 500 items.
 
     z = (sum of rates around - sum of fitted probabilities around) / sqrt(sum p (1 - p) / n).
     """
@@ -88,7 +94,7 @@ def worst_triangles(
         z = np.where(spread > 0, curl / np.sqrt(np.where(spread > 0, spread, 1.0)), -np.inf)
         for at in np.argsort(-z, axis=None)[:NAMED] if z.size > NAMED else range(z.size):
             b, c = np.unravel_index(at, z.shape)
-            if np.isfinite(z[b, c]):
+            if z[b, c] > 0:
                 found.append((float(z[b, c]), a, int(b) + a + 1, int(c) + a + 1))
     worst = sorted(found, reverse=True)[:NAMED]
     rates = {(int(a), int(b)): (float(w), float(t)) for a, b, w, t in zip(i, j, won, total, strict=True)}

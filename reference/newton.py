@@ -84,7 +84,12 @@ class Pairs:
 
     def node_sums(self, values: Array) -> Array:
         """sum_j of every item, for the values of a block."""
-        return values.sum(axis=1) if self.pattern is None else np.add.reduceat(values, self.pattern.indptr[:-1])
+        if self.pattern is None:
+            return np.asarray(values.sum(axis=1))
+        some = np.diff(self.pattern.indptr) > 0  # reduceat gives an empty row its neighbour's value
+        sums = np.zeros(self.n)
+        sums[some] = np.add.reduceat(values, self.pattern.indptr[:-1][some])
+        return sums
 
     def matrix(self, values: Array) -> Any:
         """A value for every pair as an (n, n) array, dense or CSR as the wins were."""
@@ -263,7 +268,7 @@ def summary(pairs: Pairs, omega: Array) -> tuple[float, float, float]:
         loss -= float(np.vdot(won, log_win))
         divergence += float(np.vdot(won, log_share - log_win))
         phi = pairs.node_sums(won * lose - lost * win)
-        worst = max(worst, float(np.max(np.abs(phi) / pairs.node_sums(total))))
+        worst = max(worst, float(np.max(np.abs(phi) / np.maximum(pairs.node_sums(total), TINY))))
     comparisons = float(pairs.won.sum())
     return loss / comparisons, max(divergence / comparisons, 0.0), worst
 

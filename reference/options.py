@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import Any, NoReturn
 
 from reference.comparisons import Comparisons
 from reference.fit import Options
+from reference.inference import COVARIANCE_LIMIT
+from reference.laplacian import NotConvergedError
 from reference.pbde import PBDE
 from reference.reading import Columns, read_lengths
+from reference.verdict import GoodnessOfFit, goodness_of_fit
+
+REPLICATES = 199  # of the bootstrap, unless it is asked for another number
 
 FILE_HELP = """\
 FILE is a CSV file with a header line, a comparison a row, or (named .jsonl or .ndjson) a JSON object a line.
@@ -49,7 +54,7 @@ def add_fit_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="C",
-        help="C wins and C losses of every item against a ghost item: 0.5 makes every fit finite (default 0)",
+        help="C wins and C losses of every item against a ghost item; 0.5 makes every density finite (default 0)",
     )
     parser.add_argument("--robust", action="store_true", help="sandwich standard errors")
     parser.add_argument(
@@ -80,7 +85,9 @@ def read_graphs(args: argparse.Namespace) -> dict[str, Comparisons]:
 
 
 def fit_options(args: argparse.Namespace) -> Options:
-    """How to fit, of what was asked; ValueError where that contradicts itself."""
+    """How to fit, of what was asked; ValueError where that contradicts itself or is out of range."""
+    if (args.bootstrap or 0) < 0 or args.seed < 0:
+        raise ValueError(f"--bootstrap and --seed must be >= 0, got {args.bootstrap or 0} and {args.seed}")
     if (args.pbde == "length") != (args.lengths is not None):
         raise ValueError("--pbde length and --lengths ITEMS.csv go together")
     return Options("davidson" if args.ties == "davidson" else "half", args.prior, args.robust)
@@ -91,3 +98,20 @@ def model_of(args: argparse.Namespace, graph: Comparisons) -> PBDE:
     if args.lengths:
         return PBDE.length_normalized(read_lengths(args.lengths, graph.labels or ()))
     return PBDE.luce()
+
+
+def tested(args: argparse.Namespace, graph: Comparisons) -> tuple[GoodnessOfFit | None, str]:
+    """The verdict on a graph, or the reason why there is none."""
+    if args.bootstrap is None and graph.n > COVARIANCE_LIMIT:
+        return None, f"above {COVARIANCE_LIMIT} items only where --bootstrap B asks for it"
+    try:
+        return goodness_of_fit(graph, REPLICATES if args.bootstrap is None else args.bootstrap, args.seed), ""
+    except (ValueError, NotConvergedError) as error:
+        return None, str(error)
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line on stderr."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n")

@@ -47,7 +47,7 @@ class Columns:
     def of(self, header: Sequence[str]) -> Columns:
         """These columns; or chosen and rejected, where the table has those and nothing else was asked for."""
         unnamed = (self.a, self.b, self.y) == ("a", "b", "y")
-        if unnamed and {"chosen", "rejected"} <= set(header) and not {"a", "b"} & set(header):
+        if unnamed and {"chosen", "rejected"} & set(header) and not {"a", "b"} & set(header):
             return replace(self, a="chosen", b="rejected", y=None)
         return self
 
@@ -93,22 +93,35 @@ def _csv_rows(path: str | Path, file: Iterable[str]) -> tuple[list[str], list[Ro
 
 
 def _json_rows(path: str | Path, file: Iterable[str]) -> tuple[list[str], list[Row]]:
-    rows = []
+    rows: list[Row] = []
+    first: dict[str, Any] = {}
     for line, text in enumerate(file, 1):
         if not text.strip():
             continue
         try:
             entry = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {line}: not JSON: {error}") from None
         if not isinstance(entry, dict):
             raise ValueError(f"{path}, line {line}: a JSON object expected, got {text.strip()[:40]}")
+        first = first or entry
         # strings and numbers name things; what is neither is as good as absent
         named = {
             k: str(v) for k, v in entry.items() if isinstance(v, str | int | float) and not isinstance(v, bool)
         }
+        if not all(map(_encodes, named.values())):
+            raise ValueError(f"{path}, line {line}: text with half a surrogate pair")
         rows.append(Row(line, named))
-    return (list(rows[0].fields) if rows else []), rows
+    # the first object's keys, also those whose value names nothing: check_columns says so
+    return list(first), rows
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_rows(path: str | Path, needed: Iterable[str]) -> list[Row]:
@@ -128,7 +141,7 @@ def check_columns(path: str | Path, header: Sequence[str], rows: Sequence[Row], 
             )
         for row in rows:
             if name not in row.fields:
-                raise ValueError(f"{path}, line {row.line}: {name!r} must be a string or a number, got none")
+                raise ValueError(f"{path}, line {row.line}: {name!r} must be a string or a number")
 
 
 def read_number(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -21,31 +22,44 @@ FIELDS = ("item", "log_p", "omega", "se_log_p", "se_omega", "comparisons")
 
 def item_records(fitted: Fit, labels: Sequence[str]) -> list[dict[str, Any]]:
     """One dict an item, in the order of the labels; None for standard errors that were not computed."""
-    errors = [[None if np.isnan(e) else e for e in se.tolist()] for se in (fitted.se_log_p, fitted.se_omega)]
+    errors = [list(map(known, se.tolist())) for se in (fitted.se_log_p, fitted.se_omega)]
     columns = (labels, fitted.log_p.tolist(), fitted.omega.tolist(), *errors, fitted.compared.tolist())
     return [dict(zip(FIELDS, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def shortened(label: str, width: int) -> str:
-    """The label in at most `width` characters of one line."""
-    line = " ".join(label.split())
+    """The label in at most `width` characters of one line, control characters as their escapes."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(label.split()))
     return line if len(line) <= width else line[: width - 3] + "..."
 
 
+def paragraph(text: str, indent: str = "") -> str:
+    """The text in lines of at most 100 columns."""
+    return textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent + "  ")
+
+
+def number(value: float, decimals: int) -> str:
+    """A number for a column of a table: "-" where it was not computed, three digits where it is huge."""
+    if np.isnan(value):
+        return "-"
+    return f"{value:.{decimals}f}" if abs(value) < 1e4 else f"{value:.3g}"
+
+
 def heading(group: str, graph: Comparisons, options: Options | None = None) -> str:
-    """What the graph holds, in one line."""
+    """What the graph holds, in one sentence."""
     total = float(np.asarray(graph.weight).sum())
     rule = "with a parameter of their own" if options and options.ties == "davidson" else "as half a win each"
     ties = f"{graph.ties_left_out:g} ties left out" if graph.ties_left_out else f"{graph.ties:g} ties {rule}"
     who = "" if graph.annotator is None else f", {len(np.unique(np.asarray(graph.annotator)))} annotators"
     self_made = f", {graph.dropped} with itself left out" if graph.dropped else ""
     prior = f", prior {options.prior:g}" if options and options.prior else ""
-    return f"{group + ': ' if group else ''}{graph.n} items, {total:g} comparisons ({ties}{self_made}){who}{prior}"
+    start = f"{shortened(group, 30)}: " if group else ""
+    return f"{start}{graph.n} items, {total:g} comparisons ({ties}{self_made}){who}{prior}"
 
 
 def print_graph(group: str, graph: Comparisons, fitted: Fit, options: Options) -> None:
     """The graph's table, the most preferred item first."""
-    print(heading(group, graph, options))
+    print(paragraph(heading(group, graph, options)))
     print(
         f"{'item':<30}{'density':>9}{'95 % interval':>20}{'log p':>9}{'s.e.':>7}"
         f"{'omega':>9}{'s.e.':>7}{'compared':>9}"
@@ -53,10 +67,11 @@ def print_graph(group: str, graph: Comparisons, fitted: Fit, options: Options) -
     low, high = fitted.interval()
     labels = graph.labels or ()
     for i in np.argsort(-fitted.log_p, kind="stable")[:SHOWN]:
-        interval = f"[{low[i]:.4f}, {high[i]:.4f}]"
+        interval = "-" if np.isnan(low[i]) else f"[{low[i]:.4f}, {high[i]:.4f}]"
         print(
-            f"{shortened(labels[i], 29):<30}{np.exp(fitted.log_p[i]):>9.4f}{interval:>20}{fitted.log_p[i]:>9.3f}"
-            f"{fitted.se_log_p[i]:>7.3f}{fitted.omega[i]:>9.3f}{fitted.se_omega[i]:>7.3f}{fitted.compared[i]:>9g}"
+            f"{shortened(labels[i], 29):<30}{np.exp(fitted.log_p[i]):>9.4f}{interval:>20}"
+            f"{number(fitted.log_p[i], 3):>9}{number(fitted.se_log_p[i], 3):>7}{number(fitted.omega[i], 3):>9}"
+            f"{number(fitted.se_omega[i], 3):>7}{number(fitted.compared[i], 0):>9}"
         )
     if graph.n > SHOWN:
         print(f"... and {graph.n - SHOWN} more: --json or --csv gives them all")
@@ -75,39 +90,41 @@ def _tied(log_nu: float) -> float:
 
 
 def print_prediction(graph: Comparisons, fitted: Fit, a: int, b: int) -> None:
-    """Prob(a preferred to b) with its interval."""
+    """Prob(a preferred to b) with its interval; under Davidson's model given that there is a winner."""
     labels, (prob, low, high) = graph.labels or (), fitted.predict(a, b)
-    names = f"{shortened(labels[a], 30)} over {shortened(labels[b], 30)}"
-    print(f"{names}: probability {prob:.4f}, 95 % interval [{low:.4f}, {high:.4f}]")
+    names = f"{shortened(labels[a], 29)} over {shortened(labels[b], 29)}"
+    interval = "no interval" if np.isnan(low) else f"95 % interval [{low:.4f}, {high:.4f}]"
+    given = ", given no tie" if fitted.log_nu is not None else ""
+    print(paragraph(f"{names}: probability {prob:.4f}{given}, {interval}"))
 
 
 def verdict_lines(verdict: GoodnessOfFit, labels: Sequence[str]) -> list[str]:
-    """The test and the cyclic share, each in one or two lines of at most 100 columns."""
+    """The test and the cyclic share, in lines of at most 100 columns."""
     ties = f"; {verdict.ties:g} ties left out" if verdict.ties else ""
     counted = f"{verdict.comparisons} decisive comparisons of {verdict.pairs} pairs{ties}"
     if not verdict.df:
-        return [f"one annotator: cannot be tested, the comparisons form no cycle ({counted})"]
+        return [paragraph(f"one annotator: cannot be tested, {untestable(verdict)} ({counted})")]
     by = f"bootstrap of {verdict.replicates}" if verdict.replicates else "chi-squared"
     lines = [
-        f"one annotator: G2 = {verdict.statistic:.1f} on {verdict.df} df, p = {p_text(verdict)} ({by})",
-        f"  {counted}; {verdict.small_cells:.0%} of pairs expect a count below 5",
+        f"one annotator: G2 = {verdict.statistic:.1f} on {verdict.df} df, p = {verdict.p_value:.3g} ({by})",
+        paragraph(f"{counted}; {verdict.small_cells:.0%} of pairs expect a count below 5", "  "),
     ]
     if not verdict.finite:
         lines.append("  without the ties there is no finite fit: G2 is at the supremum of the likelihood")
     beside = (
         "" if np.isnan(verdict.cyclic_share_median) else f", {verdict.cyclic_share_median:.3f} expected (median)"
     )
-    lines.append(
-        f"cyclic share of 2 p - 1: {verdict.cyclic_share:.3f}{beside}; least consistent of all triangles:"
-    )
-    return lines + [f"  {triangle_text(verdict, k, labels)}" for k in range(len(verdict.triangles))]
+    lines.append(f"cyclic share of 2 p - 1: {verdict.cyclic_share:.3f}{beside}")
+    if verdict.triangles:
+        lines.append("the least consistent of all triangles:")
+    return lines + [paragraph(triangle_text(verdict, k, labels), "  ") for k in range(len(verdict.triangles))]
 
 
-def p_text(verdict: GoodnessOfFit) -> str:
-    """p as the method can know it."""
-    if verdict.replicates and verdict.p_value <= 1 / (verdict.replicates + 1):
-        return f"{verdict.p_value:.3g}, the smallest that {verdict.replicates} replicates can show"
-    return f"{verdict.p_value:.3g}"
+def untestable(verdict: GoodnessOfFit) -> str:
+    """Why there are no degrees of freedom."""
+    if verdict.cycles:
+        return "what is decisive agrees with one order of the items, and any such order fits perfectly"
+    return "the comparisons form no cycle"
 
 
 def triangle_text(verdict: GoodnessOfFit, k: int, labels: Sequence[str]) -> str:
@@ -118,12 +135,14 @@ def triangle_text(verdict: GoodnessOfFit, k: int, labels: Sequence[str]) -> str:
     return f"{a} > {b} > {c} > {a}: won {', '.join(rates)} (z {triangle.z:.1f})"
 
 
+def known(value: Any) -> Any:
+    """The value, or None for NaN, which JSON has no word for."""
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
 def verdict_record(verdict: GoodnessOfFit, labels: Sequence[str]) -> dict[str, Any]:
     """The verdict for JSON: NaN becomes None, items become labels."""
-    record: dict[str, Any] = {
-        key: None if isinstance(value, float) and np.isnan(value) else value
-        for key, value in asdict(verdict).items()
-    }
+    record: dict[str, Any] = {key: known(value) for key, value in asdict(verdict).items()}
     for triangle in record["triangles"]:
         triangle["items"] = [labels[i] for i in triangle["items"]]
     return record
@@ -146,13 +165,17 @@ def report_undetermined(group: str, graph: Comparisons, model: PBDE, options: Op
         entry = {"group": group, "error": error, "components": names, "always_won": beaten, "within": inner}
         print(json.dumps(entry))
         return
-    print(heading(group, graph))
+    print(paragraph(heading(group, graph)))
     print(f"no finite optimum: {len(parts)} groups are not linked by wins in both directions. What is determined:")
     for k, (items, records) in enumerate(zip(names, inner, strict=True), 1):
         won = [str(m + 1) for j, m in beaten if j == k - 1]
         against = f"; won every comparison with group{'s' * (len(won) > 1)} {', '.join(won[:12])}" if won else ""
         listed = ", ".join(shortened(item, 30) for item in items[:8])
-        print(f"  group {k}: {listed}{f', ... ({len(items)} items)' if len(items) > 8 else ''}{against}")
+        print(
+            paragraph(
+                f"group {k}: {listed}{f', ... ({len(items)} items)' if len(items) > 8 else ''}{against}", "  "
+            )
+        )
         for record in sorted(records, key=lambda record: -record["log_p"])[:8]:
             within_text = f"density within {np.exp(record['log_p']):.4f}, log p {record['log_p']:.3f}"
             print(

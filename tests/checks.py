@@ -16,6 +16,9 @@ FLOAT32_STORED = 1e-6  # a float64 number that was kept as float32: eps32 = 1.2e
 SATURATED = 1e-9  # log densities of a thousand nats: the margins themselves are rounded at 1e-13
 MINIMUM = 1e-9  # a loss of hinges, relative to 1 + |loss|: duality gaps come down to 1e-13, HiGHS to 1e-10
 MINIMISER = 1e-6  # log p of such a minimum: where the loss is smooth, a gap of 1e-13 moves it by the square root
+BACKENDS = 1e-13  # two orders of summation in float64, up to some hundred terms, relative to the largest value
+TANH_ULP = 2.0  # the compiled float32 tanh: what its head comment promises
+EPS32 = 2.0**-23
 
 
 def assert_close(actual: ArrayLike, expected: ArrayLike, tolerance: float, scale: float | None = None) -> None:
@@ -33,3 +36,15 @@ def assert_derivative(grads: Mapping[str, ArrayLike], direction: Mapping[str, Ar
     terms = np.concatenate([np.ravel(np.multiply(grads[name], direction[name])) for name in grads])
     error, allowed = abs(float(terms.sum()) - exact), DERIVATIVE * float(np.abs(terms).sum())
     assert error <= allowed, f"derivative {terms.sum():.15e}, exactly {exact:.15e}, allowed {allowed:.3e}"
+
+
+def assert_float32(fast: ArrayLike, plain: ArrayLike, exact: ArrayLike, scale: float | None = None) -> None:
+    """The error of fast is at most twice that of plain (both float32) plus 4 roundings of scale.
+
+    scale: the size of the terms that were added; by default the largest of exact.
+    """
+    fast, plain, exact = (np.asarray(value, dtype=np.float64) for value in (fast, plain, exact))
+    assert fast.shape == exact.shape, (fast.shape, exact.shape)
+    error, honest = np.abs(fast - exact).max(initial=0.0), np.abs(plain - exact).max(initial=0.0)
+    allowed = 2 * honest + 4 * EPS32 * (np.abs(exact).max(initial=0.0) if scale is None else scale)
+    assert error <= allowed, f"error {error:.3e}, allowed {allowed:.3e}"

@@ -229,7 +229,7 @@ def test_json_lines_of_chosen_and_rejected(tmp_path: Path) -> None:
             '{"chosen": "a", "rejected": "b"}\n{"chosen": ["a"], "rejected": "b"}\n',
             "line 2: 'chosen' must be a str",
         ),
-        ('{"chosen": "a"}\n', "line 1: column 'a' is not there"),
+        ('{"chosen": "a"}\n', "line 1: column 'rejected' is not there"),
         ("\n", "is empty"),
     ],
 )
