@@ -14,14 +14,29 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NoReturn, Protocol, get_args
+from typing import Protocol, get_args
 
 from matplotlib.figure import Figure
 
-from figures import fit, style, targets
-from figures.numbers import Numbers, Panel, Proposal, Settings, load, save, write
+from accel.minimize import DivergedError
+from figures import (
+    annotators,
+    dpo,
+    dpo_kl,
+    fit,
+    geometric,
+    heatmap,
+    ipo,
+    latent,
+    reward,
+    reward_log,
+    slic,
+    style,
+    targets,
+)
+from figures.numbers import Numbers, Panel, PresetName, Proposal, Settings, load, save, write
 from reference import NotConvergedError
-from reference.options import add_file_options, add_fit_options, add_test_options, read_graphs
+from reference.options import Parser, add_file_options, add_fit_options, add_test_options, read_graphs
 
 
 class FigureModule(Protocol):
@@ -36,25 +51,43 @@ class FigureModule(Protocol):
         """The picture of the numbers, computing nothing anew."""
 
 
-FIGURES: dict[str, FigureModule] = {"targets": targets}
+FIGURES: dict[str, FigureModule] = {
+    "targets": targets,
+    "reward": reward,
+    "reward-log": reward_log,
+    "dpo": dpo,
+    "dpo-kl": dpo_kl,
+    "geometric": geometric,
+    "annotators": annotators,
+    "latent": latent,
+    "heatmap": heatmap,
+    "slic": slic,
+    "ipo": ipo,
+}
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{message}\n")
+CHOICES = (
+    "proposal",
+    "preset",
+    "ops",
+    "seed",
+    "infinite",
+    "steps",
+)  # what belongs to the numbers, not the picture
 
 
-def _parser() -> _Parser:
-    known = "\n".join(f"  {name:<9} {(module.__doc__ or '').splitlines()[0]}" for name, module in FIGURES.items())
-    parser = _Parser(
+def _parser() -> Parser:
+    known = "\n".join(f"  {name:<10} {(module.__doc__ or '').splitlines()[0]}" for name, module in FIGURES.items())
+    parser = Parser(
         prog="python -m figures",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Draws the paper's figures. Each leaves three files in the folder of --out: NAME.json and\n"
         "NAME.npz, the numbers, and NAME.png, which is drawn from them.",
-        epilog=f"figures:\n{known}\n  all       every one of them\n"
-        "  fit FILE  one's own comparisons; `python -m figures fit --help` says how\n\n"
+        epilog=f"figures:\n{known}\n  all        every one of them\n"
+        "  fit FILE   one's own comparisons; `python -m figures fit --help` says how\n\n"
         "examples:\n"
-        "  python -m figures targets                       draw it, and print what is in it\n"
+        "  python -m figures reward                        train Figure 1; print how far it is from exact\n"
+        "  python -m figures all                           every figure, with the quick preset\n"
         "  python -m figures targets --proposal uniform    the misspecified fit depends on the proposal\n"
         "  python -m figures targets --json | jq .peaks    the same numbers for a program\n\n"
         "exit status: 0, or 2 with one line on stderr",
@@ -66,9 +99,24 @@ def _parser() -> _Parser:
     parser.add_argument(
         "--proposal",
         choices=get_args(Proposal),
-        help="where both sides of a comparison are drawn from; pretrained, the default, is what the paper's "
-        "Figure 5 shows, uniform is what its section 4.1 says",
+        help="where both sides of a comparison are drawn from: uniform is what section 4.1 says, pretrained what "
+        "the paper's figures show (default: the preset's; pretrained for targets)",
     )
+    parser.add_argument(
+        "--preset",
+        choices=get_args(PresetName),
+        help="quick (default): 1,024 support points; paper: 65,536, as the text says; notebook: as the authors' "
+        "notebook does",
+    )
+    parser.add_argument("--ops", choices=("numba", "numpy"), help="the backend (default: numba)")
+    parser.add_argument("--seed", type=int, help="of comparisons and first parameters (default: 0)")
+    parser.add_argument(
+        "--infinite",
+        action="store_const",
+        const=True,
+        help="train on all pairs with their probabilities in place of a sample",
+    )
+    parser.add_argument("--steps", type=int, help="of training (default: the preset's)")
     return parser
 
 
@@ -85,23 +133,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in asked.names:
         if name not in (*FIGURES, "all"):
             parser.error(f"figure must be {known}, got {name!r}")
-    if asked.redraw and asked.proposal:
-        parser.error(f"--redraw keeps the proposal of the numbers, got --proposal {asked.proposal}; leave one out")
-    settings = Settings(asked.proposal) if asked.proposal else Settings()
+    chosen = {name: getattr(asked, name) for name in CHOICES if getattr(asked, name) is not None}
+    if asked.redraw and chosen:
+        name, value = next(iter(chosen.items()))
+        parser.error(f"--redraw keeps the {name} of the numbers, got --{name} {value}; leave one out")
+    try:
+        settings = Settings(folder=asked.out, **chosen)
+    except ValueError as error:
+        parser.error(str(error))
     names = FIGURES if "all" in asked.names else dict.fromkeys(asked.names)
     for name in names:
         try:
             picture, numbers = run(name, asked.out, None if asked.redraw else settings)
         except OSError as error:
             parser.error(f"cannot write to {asked.out}: {error.strerror or error}")
-        except ValueError as error:
+        except (ValueError, ImportError, DivergedError) as error:
             parser.error(str(error))
         print(json_lines(numbers, picture) if asked.json else table(numbers, picture))
     return 0
 
 
 def _main_of_fit(words: Sequence[str]) -> int:
-    parser = _Parser(prog="python -m figures fit", description=fit.__doc__)
+    parser = Parser(prog="python -m figures fit", description=fit.__doc__)
     add_file_options(parser)
     parser.add_argument("--group", metavar="VALUE", help="which value of the column --by to draw")
     add_fit_options(parser)
@@ -154,8 +207,10 @@ def run(name: str, folder: Path, settings: Settings | None) -> tuple[Path, Numbe
 
 def table(numbers: Numbers, picture: Path) -> str:
     """What was computed, one panel a line, and where it is: at most 100 columns but for the last line."""
-    settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in numbers.settings.items())
-    lines = [f"pbde {_version()}, figures {numbers.name}: {settings}"]
+    settings = ", ".join(
+        f"{key.replace('_', ' ')} {value}" for key, value in numbers.settings.items() if value != ""
+    )
+    lines = textwrap.wrap(f"pbde {_version()}, figures {numbers.name}: {settings}", 100, subsequent_indent="  ")
     lines.append(f"{'fig':<4} {'panel':<17} {'shows':<7}  density at x of each peak and dip; probabilities; nats")
     lines += [_row(panel) for panel in numbers.panels]
     return "\n".join([*lines, f"{picture} (numbers: {picture.with_suffix('.json')}, .npz)"])
@@ -163,9 +218,11 @@ def table(numbers: Numbers, picture: Path) -> str:
 
 def _row(panel: Panel) -> str:
     start = f"{panel.figure:<4} {panel.panel:<17} {panel.equation:<7}  "
-    found = [f"{peak.height:.4f} at {peak.x:.2f}" for peak in panel.peaks]
+    found = [] if panel.tv is None else [f"TV {panel.tv:.4f}", f"KL {panel.kl:.4f}"]
+    found += [f"{peak.height:.4f} at {peak.x:.2f}" for peak in panel.peaks]
     found += [f"dip {dip.height:.4f} at {dip.x:.2f}" for dip in panel.dips]
     found += [f"{name} {value:.4f}" for name, value in panel.values.items()]
+    found += [] if panel.seconds is None else [f"{panel.seconds:.1f} s"]
     text = "   ".join(item.replace(" ", "\0") for item in found)
     rows = textwrap.wrap(text, 100, initial_indent=start, subsequent_indent=" " * len(start))
     return "\n".join(rows).replace("\0", " ")

@@ -8,7 +8,7 @@ import os
 import tempfile
 import zipfile
 import zlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,17 +17,36 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Proposal = Literal["pretrained", "uniform"]
+PresetName = Literal["quick", "paper", "notebook"]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a user may choose. proposal: where both sides of a comparison are drawn from, independently."""
+    """What a user may choose.
 
-    proposal: Proposal = "pretrained"
+    proposal: where both sides of a comparison are drawn from, independently; None: the figure's or the preset's
+    own. preset, ops, seed: of trained figures. infinite: train on all pairs with their probabilities in place of a
+    sample. steps: in place of the preset's. folder: where runs are kept, None: nowhere. ValueError where a value
+    is not one of these.
+    """
+
+    proposal: Proposal | None = None
+    preset: PresetName = "quick"
+    ops: str = "numba"
+    seed: int = 0
+    infinite: bool = False
+    steps: int | None = None
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.proposal not in get_args(Proposal):
+        if self.proposal not in (None, *get_args(Proposal)):
             raise ValueError(f"proposal must be one of {', '.join(get_args(Proposal))}, got {self.proposal!r}")
+        if self.preset not in get_args(PresetName):
+            raise ValueError(f"preset must be one of {', '.join(get_args(PresetName))}, got {self.preset!r}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be >= 0, got {self.seed}")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps must be >= 1, got {self.steps}")
 
 
 @dataclass(frozen=True)
@@ -44,6 +63,8 @@ class Panel:
 
     figure: the paper's number. panel: which of its panels. equation: what the curve or map shows. array: its
     name among the arrays. peaks, dips: of a curve, from left to right. values: whatever else it is known by.
+    Of trained panels, tv: total variation, and kl: KL(target || trained) in nats, to the exact target, None where
+    the minimiser is not unique; seconds of training.
     """
 
     figure: str
@@ -53,6 +74,13 @@ class Panel:
     peaks: list[Extremum] = field(default_factory=list)
     dips: list[Extremum] = field(default_factory=list)
     values: dict[str, float] = field(default_factory=dict)
+    tv: float | None = None
+    kl: float | None = None
+    seconds: float | None = None
+
+    def trained(self, tv: float | None, kl: float | None, seconds: float, **values: float) -> Panel:
+        """The same panel with what training adds to it."""
+        return replace(self, tv=tv, kl=kl, seconds=seconds, values={**self.values, **values})
 
     @classmethod
     def of_curve(

@@ -145,3 +145,9 @@ def key(axes: Axes, names: Mapping[str, str], image: AxesImage) -> None:
     bar = axes.figure.colorbar(image, cax=scale, orientation="horizontal", ticks=[0, 0.2, 0.4, 0.6, 0.8, 1])
     bar.outline.set_linewidth(0.7)
     scale.set_title(r"$\mathrm{Prob}(x_A \succ x_B)$")
+
+
+def legend(axes: Axes, names: Mapping[str, str]) -> None:
+    """What each role's line is called, in a small legend where it hides least."""
+    lines = [Line2D([], [], **CURVES[role]) for role in names]
+    axes.legend(lines, list(names.values()), loc="best", fontsize=7.5, handlelength=2.6, borderaxespad=0.2)

@@ -29,7 +29,8 @@ def compute(settings: Settings) -> Numbers:
     """
     toy = Toy()
     x, measure = toy.x, toy.measure
-    proposal = toy.mass(toy.log_p_pre) if settings.proposal == "pretrained" else toy.uniform_proposal
+    chosen = settings.proposal or "pretrained"
+    proposal = toy.mass(toy.log_p_pre) if chosen == "pretrained" else toy.uniform_proposal
     first, second = (np.asarray(annotator.log_p) for annotator in toy.population.annotators)
     arrays = {"x": x, "measure": measure, "proposal": proposal, "pretrained": toy.log_p_pre}
     arrays |= {"annotator": np.asarray(toy.annotator.log_p), "annotator_1": first, "annotator_2": second}
@@ -37,16 +38,16 @@ def compute(settings: Settings) -> Numbers:
     fitted = {f"p({place:g})": float(np.exp(fit.log_p[_nearest(x, place)])) for place in PLACES}
     fitted |= {"KL": fit.divergence, "loss": fit.loss}
     panels = []
-    for figure, name, equation, array, log_p in _curves(toy, fit.log_p):
+    for figure, panel, equation, array, log_p in _curves(toy, fit.log_p):
         arrays[array] = log_p
-        panels.append(Panel.of_curve(figure, name, equation, array, x, log_p, fitted if figure == "5" else {}))
+        panels.append(Panel.of_curve(figure, panel, equation, array, x, log_p, fitted if figure == "5" else {}))
     for name, equation, prob in _maps(toy, fit.log_p):
         arrays[f"figure_4_{name}"] = prob
         values = {f"P({a:g}, {b:g})": float(prob[_nearest(x, a), _nearest(x, b)]) for a, b in PAIRS}
         near_half = np.abs(prob - 0.5) < NEAR_HALF
         values[f"share |P - 1/2| < {NEAR_HALF}"] = float(proposal @ near_half @ proposal)
         panels.append(Panel("4", name, equation, f"figure_4_{name}", values=values))
-    return Numbers("targets", {"proposal": settings.proposal, "grid_points": toy.n}, panels, arrays)
+    return Numbers("targets", {"proposal": chosen, "grid_points": toy.n}, panels, arrays)
 
 
 def _curves(toy: Toy, fit: Array) -> Iterator[tuple[str, str, str, str, Array]]:

@@ -32,7 +32,20 @@ HEIGHT = 2e-4
 PLACE = 0.0055  # places are published to two decimals; the parabola through log p adds 3e-4 to half a unit
 GRID_PLACE = 0.05  # those of the misspecified fit are grid points
 ROUNDING = 1e-12  # relative: closed forms of a few hundred operations
-KINDS = ("figure", "panel", "equation", "array", "peaks", "dips", "values", "settings", "picture")
+KINDS = (
+    "figure",
+    "panel",
+    "equation",
+    "array",
+    "peaks",
+    "dips",
+    "values",
+    "tv",
+    "kl",
+    "seconds",
+    "settings",
+    "picture",
+)
 
 
 @pytest.fixture(scope="module")
@@ -349,7 +362,7 @@ def test_damaged_numbers_exit_2(
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / name).write_bytes(content)
     line = refused(["targets", "--redraw", "--out", str(tmp_path)], capsys)
-    assert line == f"cannot read {tmp_path / name}; run without --redraw to compute it again"
+    assert line == f"error: cannot read {tmp_path / name}; run without --redraw to compute it again"
 
 
 def test_settings_name_the_proposals() -> None:

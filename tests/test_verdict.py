@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import combinations
+from math import comb
 from pathlib import Path
 
 import numpy as np
@@ -205,7 +206,7 @@ def test_the_expected_deviance_of_a_pair(n: int, p: float) -> None:
     """Summed over all outcomes of a binomial, one by one; 0 where the outcome is sure."""
     expected = 0.0
     for k in range(n + 1):
-        weight = float(binom.pmf(k, n, p))
+        weight = comb(n, k) * p**k * (1 - p) ** (n - k)
         if weight > 0:
             share = k / n
             best = xlogy(k, share) + xlogy(n - k, 1 - share)

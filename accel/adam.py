@@ -1,0 +1,45 @@
+"""Adam's learning rates: constant, or a cosine that decays to 0 over all steps (Kingma and Ba 2015; Table 1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+Schedule = Literal["cosine", "constant"]
+SCHEDULES: tuple[Schedule, ...] = ("cosine", "constant")
+
+
+@dataclass(frozen=True)
+class Adam:
+    """The optimiser's constants; the defaults are Optax's. ValueError unless 0 <= b1, b2 < 1 and eps > 0.
+
+    m <- b1 m + (1 - b1) g, v <- b2 v + (1 - b2) g^2, params <- params - rate (m / (1 - b1^t)) /
+    (sqrt(v / (1 - b2^t)) + eps), t = 1, 2, ...: `Ops.adam_step`.
+    """
+
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        for name in ("b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        if not (math.isfinite(self.eps) and self.eps > 0):
+            raise ValueError(f"eps must be > 0, got {self.eps}")
+
+
+def cosine_decay(learning_rate: float, steps: int) -> Callable[[int], float]:
+    """step -> learning_rate (1 + cos(pi step / steps)) / 2: the whole rate at step 0, 0 at step `steps`."""
+    return lambda step: learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def learning_rates(schedule: Schedule, learning_rate: float, steps: int) -> Callable[[int], float]:
+    """step (0, 1, ...) -> the learning rate of that step. ValueError for another schedule."""
+    if schedule == "cosine":
+        return cosine_decay(learning_rate, steps)
+    if schedule == "constant":
+        return lambda step: learning_rate
+    raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")

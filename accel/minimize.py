@@ -1,0 +1,186 @@
+"""The training loop: Adam on one flat buffer, resumable to the last bit, for any gradient."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from accel.adam import Adam, Schedule, learning_rates
+from accel.buffers import Array
+from accel.checkpoint import CheckpointError, check_same_run, load, save
+from accel.ops import Ops
+
+Gradient = Callable[[int], tuple[Array, Array]]  # step -> loss (), flat gradient at the present parameters
+Stopped = Literal["", "steps", "gradient"]
+
+
+class DivergedError(RuntimeError):
+    """The loss is not finite, or far above where it began; the message names the step."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """How to train. ValueError for values out of range.
+
+    steps: at most so many updates. learning_rate: of the first step; schedule: "cosine" (to 0 over all steps) or
+    "constant". dtype: "float32" or "float64". seed: of the first parameters. adam: Optax's constants.
+    log_every: the loss is looked at every so many steps, and so is the gradient where gradient_tolerance > 0: the
+    run stops at max_i |d loss / d param_i| <= gradient_tolerance. checkpoint_every: steps between checkpoints, in
+    whole multiples of log_every. divergence: a loss above first + divergence (1 + |first|), first being that of
+    step 0, stops the run.
+    """
+
+    steps: int
+    learning_rate: float
+    schedule: Schedule = "cosine"
+    dtype: Literal["float32", "float64"] = "float32"
+    seed: int = 0
+    adam: Adam = field(default_factory=Adam)
+    gradient_tolerance: float = 0.0
+    log_every: int = 64
+    checkpoint_every: int = 1024
+    divergence: float = 100.0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "log_every", "checkpoint_every"):
+            if not getattr(self, name) >= 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "divergence"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if not self.gradient_tolerance >= 0:
+            raise ValueError(f"gradient_tolerance must be >= 0, got {self.gradient_tolerance}")
+        if self.dtype not in ("float32", "float64"):
+            raise ValueError(f"dtype must be float32 or float64, got {self.dtype!r}")
+        learning_rates(self.schedule, self.learning_rate, self.steps)
+
+
+@dataclass
+class State:
+    """Where a run is: flat parameters and Adam's moments, on the device; losses (config.steps,), filled so far."""
+
+    params: Array
+    m: Array
+    v: Array
+    losses: NDArray[np.float64]
+    step: int = 0
+    stopped: Stopped = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Store:
+    """The checkpoint file of one run. run: what must agree between its parts, besides the Config."""
+
+    path: Path
+    run: Mapping[str, Any]
+    resume: bool = True
+
+    def save(self, state: State, config: Config) -> None:
+        """Write the state, whole or not at all."""
+        arrays = {name: host(getattr(state, name)) for name in ("params", "m", "v")}
+        progress = {"step": state.step, "stopped": state.stopped, "seconds": state.seconds}
+        about = {"run": self._settings(config), "progress": progress}
+        save(self.path, {**arrays, "losses": state.losses[: state.step]}, about)
+
+    def restore(self, state: State, config: Config, ops: Ops) -> None:
+        """Read the state back in place, where there is a file. CheckpointError for a torn one or another run's."""
+        if not (self.resume and self.path.exists()):
+            return
+        arrays, about = load(self.path)
+        check_same_run(self.path, about.get("run", {}), self._settings(config))
+        progress = about["progress"]
+        expected = {name: getattr(state, name).shape for name in ("params", "m", "v")}
+        if {name: value.shape for name, value in arrays.items()} != {**expected, "losses": (progress["step"],)}:
+            raise CheckpointError(f"{self.path} does not hold the arrays of this run; delete it to start again")
+        for name in expected:
+            getattr(state, name)[...] = ops.xp.asarray(arrays[name])
+        state.losses[: progress["step"]] = arrays["losses"]
+        state.step, state.stopped, state.seconds = (progress[name] for name in ("step", "stopped", "seconds"))
+
+    def _settings(self, config: Config) -> dict[str, Any]:
+        settings = asdict(config)
+        del settings["checkpoint_every"]  # how often a run is saved does not change it
+        return {**settings, **self.run}
+
+
+def minimize(
+    gradient: Gradient,
+    params: Array,
+    config: Config,
+    ops: Ops,
+    *,
+    store: Store | None = None,
+    label: str = "training",
+    progress: bool = True,
+) -> State:
+    """Adam's steps from params, flat and changed in place, until config says stop.
+
+    gradient(step) gives the loss and the flat gradient at the present params; what it draws, it draws by step.
+    The loss leaves the device once in log_every steps. Raises DivergedError, with the step; the checkpoint, if
+    there is one, is then still the last good one. CheckpointError as Store.restore.
+    """
+    zeros = ops.xp.zeros_like
+    state = State(params, zeros(params), zeros(params), np.full(config.steps, np.nan))
+    if store is not None:
+        store.restore(state, config, ops)
+        if state.step == 0:
+            store.save(state, config)  # a folder that cannot be written is better known now
+    rate = learning_rates(config.schedule, config.learning_rate, config.steps)
+    bar = tqdm(desc=label, total=config.steps, initial=state.step, disable=None if progress else True, leave=False)
+    with bar, np.errstate(all="ignore"):  # what overflows ends as a loss that is not finite, and is refused
+        while not state.stopped:
+            start = state.step
+            _some_steps(gradient, state, config, ops, rate)
+            check_losses(state.losses[: state.step], start, config)
+            bar.set_postfix_str(f"loss {state.losses[max(state.step - 1, 0)]:.5g}", refresh=False)
+            bar.update(state.step - start)
+            due = state.step // config.checkpoint_every > start // config.checkpoint_every
+            if store is not None and (due or state.stopped):
+                store.save(state, config)
+    return state
+
+
+def _some_steps(gradient: Gradient, state: State, config: Config, ops: Ops, rate: Callable[[int], float]) -> None:
+    """At most log_every steps, up to the next multiple of it; the gradient is looked at before the first."""
+    began, start, adam = time.perf_counter(), state.step, config.adam
+    tolerance = config.gradient_tolerance
+    stop = min(start - start % config.log_every + config.log_every, config.steps)
+    losses = ops.xp.empty(stop - start, dtype=np.float64)
+    for step in range(start, stop):
+        losses[step - start], grads = gradient(step)
+        if step == start and tolerance > 0 and float(abs(grads).max()) <= tolerance:
+            state.stopped, stop = "gradient", step
+            break
+        ops.adam_step(state.params, grads, state.m, state.v, step + 1, rate(step), adam.b1, adam.b2, adam.eps)
+    state.losses[start:stop] = host(losses)[: stop - start]
+    state.step = stop
+    if not state.stopped and stop == config.steps:
+        state.stopped = "steps"
+    state.seconds += time.perf_counter() - began
+
+
+def check_losses(losses: NDArray[np.float64], since: int, config: Config) -> None:
+    """DivergedError where one of losses[since:] is not finite, or above the first by the rule of Config."""
+    first = losses[0] if len(losses) else 0.0
+    recent = losses[since:]
+    bad = ~(recent <= first + config.divergence * (1 + abs(first)))
+    if bad.any():
+        step = since + int(np.argmax(bad))
+        raise DivergedError(
+            f"the loss is {losses[step]:.6g} at step {step} (it began at {first:.6g}); "
+            f"lower learning_rate, which is {config.learning_rate:g}"
+        )
+
+
+def host(array: Array) -> Array:
+    """The same array as a NumPy array: copied where it lies on another device."""
+    return array.get() if hasattr(array, "get") else np.asarray(array)

@@ -1,0 +1,124 @@
+"""Matrix products of the size of a block of rows, written for vector registers.
+
+On such sizes they are faster than BLAS, which packs its arguments first, and they bring no second set of threads.
+"""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,call-arg"
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import from_dtype, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from accel.numba_compile import pointer
+
+VECTOR = 32  # bytes: one AVX register, two of NEON's
+
+
+def tile(height: int, width: int) -> Any:
+    """The compiled product C = D + A B on a tile of `height` rows and `width` vectors, summed in registers.
+
+    Its arguments: C with the index of the tile's corner and the length of a row; D likewise; A with the index
+    of its first element and the steps to the next row and column; B like C; the number of terms k. D may be C,
+    or have row length 0 (one row for all: a bias).
+    """
+
+    @intrinsic
+    def product(typing, c, c_at, c_row, d, d_at, d_row, a, a_at, a_row, a_col, b, b_at, b_row, k):
+        def codegen(context, builder, signature, args):
+            c, c_at, c_row, d, d_at, d_row, a, a_at, a_row, a_col, b, b_at, b_row, k = args
+            number = context.get_data_type(signature.args[0].dtype)
+            bits = signature.args[0].dtype.bitwidth
+            lanes = VECTOR * 8 // bits
+            vector = ir.VectorType(number, lanes)
+            multiply_add = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{lanes}f{bits}"
+            )
+
+            def data(position, array):
+                return cgutils.create_struct_proxy(signature.args[position])(context, builder, array).data
+
+            def index(start, step, count):
+                return builder.add(start, builder.mul(step, ir.Constant(step.type, count)))
+
+            def address(base, at, j):
+                at = builder.add(at, ir.Constant(at.type, j * lanes))
+                return builder.bitcast(builder.gep(base, [at]), vector.as_pointer())
+
+            def spread(value):
+                first = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.IntType(32)(0))
+                zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+                return builder.shuffle_vector(first, first, zeros)
+
+            c, d, a, b = data(0, c), data(3, d), data(6, a), data(10, b)
+            sums = {}
+            for i in range(height):
+                for j in range(width):
+                    start = builder.load(address(d, index(d_at, d_row, i), j), align=bits // 8)
+                    sums[i, j] = cgutils.alloca_once_value(builder, start)  # LLVM keeps it in a register
+            rows = [builder.gep(a, [index(a_at, a_row, i)]) for i in range(height)]
+            with cgutils.for_range(builder, k) as loop:
+                row = builder.add(b_at, builder.mul(loop.index, b_row))
+                right = [builder.load(address(b, row, j), align=bits // 8) for j in range(width)]
+                column = builder.mul(loop.index, a_col)
+                for i in range(height):
+                    left = spread(builder.load(builder.gep(rows[i], [column])))
+                    for j in range(width):
+                        total = builder.call(multiply_add, [left, right[j], builder.load(sums[i, j])])
+                        builder.store(total, sums[i, j])
+            for (i, j), total in sums.items():
+                builder.store(builder.load(total), address(c, index(c_at, c_row, i), j), align=bits // 8)
+            return context.get_dummy_value()
+
+        integer = types.intp
+        steps = (integer, integer)
+        return types.void(c, *steps, d, *steps, a, *steps, integer, b, *steps, integer), codegen
+
+    return product
+
+
+tile_5x2, tile_4x2, tile_1x2 = tile(5, 2), tile(4, 2), tile(1, 2)
+tile_8x1, tile_1x1 = tile(8, 1), tile(1, 1)
+
+
+def multiply(c, c_at, c_row, d, d_at, d_row, a, a_at, a_row, a_col, b, b_at, b_row, m, n, k):
+    """C = D + A B with C (m, n), A (m, k), B (k, n); n a multiple of the vector's length. See `tile`."""
+    lanes = VECTOR // c.itemsize
+    for j in range(0, n - lanes, 2 * lanes):
+        i = 0
+        while i < m:
+            ci, di, ai, rest = c_at + i * c_row + j, d_at + i * d_row + j, a_at + i * a_row, m - i
+            if rest >= 5 and rest not in (8, 12, 16):  # those are fours
+                tile_5x2(c, ci, c_row, d, di, d_row, a, ai, a_row, a_col, b, b_at + j, b_row, k)
+                i += 5
+            elif rest >= 4:
+                tile_4x2(c, ci, c_row, d, di, d_row, a, ai, a_row, a_col, b, b_at + j, b_row, k)
+                i += 4
+            else:
+                tile_1x2(c, ci, c_row, d, di, d_row, a, ai, a_row, a_col, b, b_at + j, b_row, k)
+                i += 1
+    if n // lanes % 2:
+        j, i = n - lanes, 0
+        while i < m:
+            ci, di, ai = c_at + i * c_row + j, d_at + i * d_row + j, a_at + i * a_row
+            if m - i >= 8:
+                tile_8x1(c, ci, c_row, d, di, d_row, a, ai, a_row, a_col, b, b_at + j, b_row, k)
+                i += 8
+            else:
+                tile_1x1(c, ci, c_row, d, di, d_row, a, ai, a_row, a_col, b, b_at + j, b_row, k)
+                i += 1
+
+
+@lru_cache(maxsize=2)
+def matmul(dtype: str) -> Any:
+    """`multiply` as a function pointer: compiled once, not again within each function that calls it."""
+    array, integer = types.Array(from_dtype(np.dtype(dtype)), 1, "C"), types.intp
+    steps = (integer, integer)
+    return pointer(
+        types.void(array, *steps, array, *steps, array, *steps, integer, array, *[integer] * 5), multiply
+    )

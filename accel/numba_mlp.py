@@ -1,0 +1,332 @@
+"""The MLP compiled: a block of rows goes through all layers, forward and backward, while it is in cache.
+
+Blocks and groups of blocks depend on the number of rows only, and are added in a fixed order: results are equal
+bit for bit from run to run and for every number of threads. Widths are padded with zeros to whole vectors: a
+padded unit has z = 0 and tanh(z) = 0, so it stays 0.
+
+Numba's disk cache looks at one file's date: what one compiled function calls of another stands in this file,
+and `matmul` (accel/numba_matmul.py) is given to them as a pointer.
+"""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,call-arg,var-annotated"
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
+from numba.extending import intrinsic, overload
+from numpy.typing import NDArray
+
+from accel.numba_compile import compiled, take
+from accel.numba_matmul import VECTOR
+
+LINE = 64  # bytes of a cache line: a vector that lies in two of them is slow to load
+BLOCK = 64  # rows at most: a layer's activations and its kernel fit the first-level cache
+GROUPS = 32  # partial gradients at most, so threads that can work at once at most
+
+# Columns of Layout.layers
+D_IN, IN_ROW, IN_AT, D_OUT, OUT_ROW, OUT_AT, FLAT_AT, KERNEL_AT, BIAS_AT, TURNED_AT = range(10)
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Where the layers lie. A layer a row of `layers`: widths in and out, the lengths of padded rows, and
+    where in a block's activations (per row of the block), the flat and the packed parameters they begin."""
+
+    layers: NDArray[np.int64]
+    acts: int  # numbers per row in a block's activations, the input among them
+    widest: int  # the longest padded row
+    grads: int  # numbers in padded kernels and biases
+    packed: int  # the same with the turned kernels
+
+
+@lru_cache(maxsize=64)
+def layout(widths: tuple[int, ...], itemsize: int) -> Layout:
+    """The layout of an MLP of these widths in numbers of itemsize bytes."""
+    lanes, line = VECTOR // itemsize, LINE // itemsize
+    rows = [widths[0], *(-(-width // lanes) * lanes for width in widths[1:])]
+    layers = np.zeros((len(widths) - 1, 10), dtype=np.int64)
+    acts = flat = at = 0
+    for i, layer in enumerate(layers):
+        layer[[D_IN, IN_ROW, IN_AT, D_OUT, OUT_ROW]] = widths[i], rows[i], acts, widths[i + 1], rows[i + 1]
+        acts += rows[i]
+        layer[[OUT_AT, FLAT_AT, KERNEL_AT]] = acts, flat, at
+        layer[BIAS_AT] = at + widths[i] * rows[i + 1]
+        flat, at = flat + (widths[i] + 1) * widths[i + 1], at + (widths[i] + 1) * rows[i + 1]
+        at += -at % line
+    grads = at
+    for i, layer in enumerate(layers[1:], start=1):
+        layer[TURNED_AT], at = at, at + widths[i + 1] * rows[i]
+        at += -at % line
+    return Layout(layers, acts + rows[-1], max(rows), grads, at)
+
+
+def block_rows(n: int) -> int:
+    """Rows of a block for n rows in all: a multiple of 16, such that threads share the blocks evenly."""
+    rows = -(-n // (4 * max(1, -(-n // (4 * BLOCK)))))
+    return max(16, rows + -rows % 16)
+
+
+# ----- tanh -----
+
+# tanh a = t / (t + 1) with t = expm1(2 a) / 2; 2 a = 2 r + n log 2 with -1/4 <= 2 r / log 2 <= 3/4; and
+# expm1(2 r) / 2 = r + r^2 (C0 + C1 r + ...): interpolated at Chebyshev nodes. Within 2 ulp of tanh.
+ONE, HALF, QUARTER = np.float32(1), np.float32(0.5), np.float32(0.25)
+LARGEST = np.float32(10)  # tanh 10 rounds to 1
+PER_HALF_LOG2 = np.float32(2 / math.log(2))
+HIGH, LOW = np.float32(0.693359375 / 2), np.float32(-2.12194440e-4 / 2)  # log(2) / 2; n HIGH is exact
+ROUNDER = np.float32(1.5 * 2**23)  # x + ROUNDER has whole numbers only: x's, in its last bits
+C0, C1, C2 = np.float32(0.99999999695923), np.float32(0.6666666659989577), np.float32(0.33333575867000476)
+C3, C4, C5 = np.float32(0.13332454399721813), np.float32(0.044200668683477926), np.float32(0.01450382743883968)
+
+
+@intrinsic
+def power_of_two(typing, rounded):
+    """2^n in float32 for rounded = n + ROUNDER, n in -126..127: its last bits + 127 are the power's exponent."""
+
+    def codegen(context, builder, signature, args):
+        bits, integer = builder.bitcast(args[0], ir.IntType(32)), ir.IntType(32)
+        exponent = builder.add(builder.shl(bits, integer(23)), integer(127 << 23))
+        return builder.bitcast(exponent, ir.FloatType())
+
+    return types.float32(types.float32), codegen
+
+
+def tanh(x):
+    """tanh of a number, for compiled code: without branches in float32, so that loops over it use vectors."""
+    return math.tanh(x)
+
+
+@overload(tanh, inline="always")
+def tanh_of_its_type(x):
+    def tanh_32(x):
+        a = abs(x)
+        a = LARGEST if a > LARGEST else a  # NaN stays NaN
+        rounded = (a * PER_HALF_LOG2 - QUARTER) + ROUNDER
+        n = rounded - ROUNDER
+        r = a - n * HIGH - n * LOW
+        e = (((((C5 * r + C4) * r + C3) * r + C2) * r + C1) * r + C0) * r * r + r
+        scale = power_of_two(rounded)
+        t = scale * e + (scale - ONE) * HALF
+        # the same as t - t^2 / (t + 1), which rounds less where t is small
+        small = t < HALF
+        quotient = (t * t if small else t) / (t + ONE)
+        return math.copysign(t - quotient if small else quotient, x)
+
+    return tanh_32 if x == types.float32 else lambda x: math.tanh(x)
+
+
+@compiled
+def tanh_of(counter, x, out, chunk):
+    """tanh of x (n,) -> out (n,), `chunk` numbers a piece."""
+    start = take(counter) * chunk
+    while start < len(x):
+        part, result = x[start : start + chunk], out[start : start + chunk]
+        for i in range(len(part)):
+            result[i] = tanh(part[i])
+        start = take(counter) * chunk
+
+
+# ----- A block of rows -----
+
+
+@compiled
+def pack(flat, layers, packed):
+    """Kernels with padded rows, biases likewise, and the kernels turned (out, in), out of the flat parameters."""
+    for i in range(len(layers)):
+        layer = layers[i]
+        d_in, d_out, row, turned = layer[D_IN], layer[D_OUT], layer[OUT_ROW], layer[TURNED_AT]
+        for k in range(d_in + 1):  # the last row is the bias
+            start, at = layer[FLAT_AT] + k * d_out, layer[KERNEL_AT] + k * row
+            padded, exact = packed[at : at + d_out], flat[start : start + d_out]
+            for j in range(d_out):
+                padded[j] = exact[j]
+        if turned:
+            kernel = flat[layer[FLAT_AT] : layer[FLAT_AT] + d_in * d_out]
+            for j in range(d_out):
+                column = packed[turned + j * layer[IN_ROW] : turned + j * layer[IN_ROW] + d_in]
+                for k in range(d_in):
+                    column[k] = kernel[k * d_out + j]
+
+
+@compiled
+def forward_block(packed, layers, matmul, acts, block, rows):
+    """Fills the activations of a block from its input, both in `acts`; the last layer has no tanh."""
+    for i in range(len(layers)):
+        layer = layers[i]
+        x_at, x_row = layer[IN_AT] * block, layer[IN_ROW]
+        z_at, z_row = layer[OUT_AT] * block, layer[OUT_ROW]
+        # fmt: off
+        matmul(acts, z_at, z_row, packed, layer[BIAS_AT], 0, acts, x_at, x_row, 1,
+               packed, layer[KERNEL_AT], z_row, rows, z_row, layer[D_IN])
+        # fmt: on
+        if i < len(layers) - 1:
+            z = acts[z_at : z_at + rows * z_row]
+            for j in range(len(z)):
+                z[j] = tanh(z[j])
+
+
+@compiled
+def backward_block(packed, layers, matmul, acts, block, rows, dz, grads):
+    """Adds a block's part to the padded grads. dz (3, block * widest): the first row begins with the slopes
+    of the last layer's outputs, padded; the second is scratch; the third is 0."""
+    one, zeros = dz.dtype.type(1), dz[2]
+    for i in range(len(layers) - 1, -1, -1):
+        layer = layers[i]
+        x_at, x_row, z_row = layer[IN_AT] * block, layer[IN_ROW], layer[OUT_ROW]
+        dout, dx = dz[(len(layers) - 1 - i) % 2], dz[(len(layers) - i) % 2]
+        # forward: out = x @ kernel + bias
+        kernel, dbias = layer[KERNEL_AT], grads[layer[BIAS_AT] : layer[BIAS_AT] + z_row]
+        for r in range(rows):
+            dz_r = dout[r * z_row : (r + 1) * z_row]
+            for j in range(len(dbias)):
+                dbias[j] += dz_r[j]
+        # fmt: off
+        matmul(grads, kernel, z_row, grads, kernel, z_row, acts, x_at, 1, x_row,
+               dout, 0, z_row, layer[D_IN], z_row, rows)
+        if i:
+            matmul(dx, 0, x_row, zeros, 0, 0, dout, 0, z_row, 1,
+                   packed, layer[TURNED_AT], x_row, rows, x_row, layer[D_OUT])
+            # fmt: on
+            # forward: x = tanh(z), whose derivative is 1 - x^2
+            x = acts[x_at : x_at + rows * x_row]
+            for j in range(len(x)):
+                dx[j] *= one - x[j] * x[j]
+
+
+@compiled
+def unpack(packed, layers, flat):
+    """The flat gradient out of the padded one."""
+    for i in range(len(layers)):
+        layer = layers[i]
+        d_out, row = layer[D_OUT], layer[OUT_ROW]
+        for k in range(layer[D_IN] + 1):
+            start, at = layer[FLAT_AT] + k * d_out, layer[KERNEL_AT] + k * row
+            padded, exact = packed[at : at + d_out], flat[start : start + d_out]
+            for j in range(d_out):
+                exact[j] = padded[j]
+
+
+# ----- Blocks one after the other -----
+
+
+@compiled
+def aligned(size, like):
+    """An array (size,) of like's type, not filled, that begins with a cache line."""
+    raw = np.empty(size + LINE // like.itemsize, like.dtype)
+    start = -raw.ctypes.data % LINE // like.itemsize
+    return raw[start : start + size]
+
+
+@compiled
+def clear(out):
+    """Fills out (n,) with 0."""
+    for i in range(len(out)):
+        out[i] = 0
+
+
+@compiled
+def forward_rows(number, packed, layers, matmul, x, block, acts, out):
+    """Block `number` of x (n, d) -> its part of out (n,), and its activations, kept for `backward`."""
+    d, at, row, start = x.shape[1], layers[-1, OUT_AT] * block, layers[-1, OUT_ROW], number * block
+    count, acts = min(block, len(x) - start), acts[number]
+    for r in range(count):
+        for k in range(d):
+            acts[r * d + k] = x[start + r, k]
+    forward_block(packed, layers, matmul, acts, block, count)
+    for r in range(count):
+        out[start + r] = acts[at + r * row]
+
+
+@compiled
+def backward_rows(g, packed, layers, matmul, dout, block, widest, acts, parts):
+    """The blocks of group g, out of dout (n,) and their activations -> parts[g]."""
+    clear(parts[g])
+    row, dz = layers[-1, OUT_ROW], aligned(3 * block * widest, parts).reshape(3, block * widest)
+    clear(dz[2])
+    for number in range(g * len(acts) // len(parts), (g + 1) * len(acts) // len(parts)):
+        start = number * block
+        count = min(block, len(dout) - start)
+        clear(dz[0, : count * row])
+        for r in range(count):
+            dz[0, r * row] = dout[start + r]
+        backward_block(packed, layers, matmul, acts[number], block, count, dz, parts[g])
+
+
+@compiled
+def margin_rows(g, packed, layers, matmul, x_a, x_b, y, loss, block, acts_row, widest, parts):
+    """sum loss(mlp(x_a) - mlp(x_b), y) / B over the comparisons of group g; its gradient -> parts[g]."""
+    clear(parts[g])
+    d, at, row, half = x_a.shape[1], layers[-1, OUT_AT] * block, layers[-1, OUT_ROW], block // 2
+    acts, dz = aligned(block * acts_row, parts), aligned(3 * block * widest, parts).reshape(3, block * widest)
+    clear(dz[2])
+    blocks, share, scratch, total = -(-len(y) // half), 1.0 / len(y), np.empty((3, half), parts.dtype), 0.0
+    for number in range(g * blocks // len(parts), (g + 1) * blocks // len(parts)):
+        start = number * half
+        count = min(half, len(y) - start)
+        for r in range(count):
+            for k in range(d):
+                acts[r * d + k] = x_a[start + r, k]
+                acts[(count + r) * d + k] = x_b[start + r, k]
+        forward_block(packed, layers, matmul, acts, block, 2 * count)
+        margin, value, slope = scratch[0, :count], scratch[1, :count], scratch[2, :count]
+        for r in range(count):
+            margin[r] = acts[at + r * row] - acts[at + (count + r) * row]
+        loss(margin, y[start : start + count], value, slope)
+        clear(dz[0, : 2 * count * row])
+        for r in range(count):
+            total += value[r] * share
+            # forward: margin = omega of x_a - omega of x_b
+            dz[0, r * row] = slope[r] * share
+            dz[0, (count + r) * row] = -slope[r] * share
+        backward_block(packed, layers, matmul, acts, block, 2 * count, dz, parts[g])
+    return total
+
+
+# ----- All blocks, in pieces that threads take -----
+
+
+@compiled
+def forward(counter, packed, layers, matmul, x, block, acts, out):
+    """x (n, d) -> out (n,); acts (blocks, block * acts per row) is kept for `backward`. A piece is a block."""
+    number = take(counter)
+    while number < len(acts):
+        forward_rows(number, packed, layers, matmul, x, block, acts, out)
+        number = take(counter)
+
+
+@compiled
+def backward(counter, packed, layers, matmul, dout, block, widest, acts, parts):
+    """dout (n,) -> parts (groups, padded grads). A piece is a group of blocks."""
+    g = take(counter)
+    while g < len(parts):
+        backward_rows(g, packed, layers, matmul, dout, block, widest, acts, parts)
+        g = take(counter)
+
+
+@compiled
+def margin_step(counter, packed, layers, matmul, x_a, x_b, y, loss, block, acts_row, widest, parts, values):
+    """Both sides of every comparison forward, the loss, and backward, a block at a time; a piece is a group.
+
+    x_a, x_b (B, d), y (B,) -> parts (groups, padded grads), and values (groups,), whose
+    sum is the mean loss. block: rows, even: the left sides above the right sides.
+    """
+    g = take(counter)
+    while g < len(parts):
+        values[g] = margin_rows(g, packed, layers, matmul, x_a, x_b, y, loss, block, acts_row, widest, parts)
+        g = take(counter)
+
+
+@compiled
+def add_groups(parts, layers, flat):
+    """The flat gradient: the groups' gradients added to the first one's in their order, without the padding."""
+    total = parts[0]
+    for g in range(1, len(parts)):
+        part = parts[g]
+        for j in range(len(total)):
+            total[j] += part[j]
+    unpack(total, layers, flat)

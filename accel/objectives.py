@@ -1,0 +1,320 @@
+"""What is minimised: functions from the values on the support to the loss and its gradient there.
+
+A model gives unnormalised log-densities r over n support points; an objective is called as
+objective(ops, r, step) -> loss, dr. Comparisons are `Pairs` (from `Ops.pairs`, or `Ops.pairs_of_wins`: infinite
+data), and losses are means over them. All but two objectives are one chain:
+
+    log p = r - log Z      omega = f log p + g      loss = scale E[margin loss] - sum_x likelihood(x) log p(x)
+
+Where f varies, a constant added to r changes the loss: the gradient flows through log Z. Where f is constant and
+nothing else looks at log p, log Z cancels in every margin and is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from accel.buffers import Array
+from accel.losses import MarginLoss, hinge, logistic, ranking, squared
+from accel.models import LatentValues
+from accel.ops import Ops, Pairs, get_ops
+
+Values = NDArray[np.float64]
+
+
+class Objective(Protocol):
+    """What `train` asks of an objective."""
+
+    def on(self, ops: Ops, dtype: str) -> Self:
+        """The same objective with its arrays where ops computes, in that dtype."""
+
+    def __call__(self, ops: Ops, values: Any, step: int) -> tuple[Array, Any]:
+        """values -> loss (), gradient (as values). step numbers the draws of objectives that draw."""
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """A likelihood term of fresh draws: weight times the shares of `size` points drawn by mass (n,), at each step.
+
+    Step s draws from the generator of (seed, s): a resumed run draws what an uninterrupted one does.
+    """
+
+    mass: Values
+    size: int
+    weight: float
+    seed: int = 0
+
+    def shares(self, step: int) -> Values:
+        """(n,): weight times the share of each point among the draws of that step."""
+        cumulative = np.cumsum(self.mass)
+        at = np.random.default_rng((self.seed, step)).random(self.size) * cumulative[-1]
+        counts = np.bincount(np.searchsorted(cumulative, at, side="right"), minlength=len(cumulative))
+        return np.asarray(counts * (self.weight / self.size))
+
+
+@dataclass(frozen=True, eq=False)
+class PreferenceObjective:
+    """The chain above. Made by the functions below, one for each loss.
+
+    f: > 0, a number or (n,). g: a number or (n,). likelihood: (n,) or Draws. log_measure: (n,) or None.
+    """
+
+    pairs: Pairs
+    loss: MarginLoss
+    f: float | Array = 1.0
+    g: float | Array = 0.0
+    scale: float = 1.0
+    likelihood: Array | Draws | None = None
+    log_measure: Array | None = None
+
+    @property
+    def needs_log_z(self) -> bool:
+        """Whether log Z changes the loss."""
+        return not isinstance(self.f, float) or self.likelihood is not None
+
+    def on(self, ops: Ops, dtype: str) -> Self:
+        arrays = {
+            name: ops.xp.asarray(value, dtype=dtype)
+            for name in ("f", "g", "likelihood", "log_measure")
+            if (value := getattr(self, name)) is not None and not isinstance(value, float | Draws)
+        }
+        return replace(self, pairs=_pairs_on(self.pairs, ops, dtype), **arrays)
+
+    def __call__(self, ops: Ops, values: Array, step: int) -> tuple[Array, Array]:
+        if not self.needs_log_z:
+            loss, domega = ops.margin_loss(self.f * values + self.g, self.pairs, self.loss)
+            return self.scale * loss, (self.scale * self.f) * domega
+        log_mass = values if self.log_measure is None else values + self.log_measure
+        log_z, cache = ops.log_sum_exp_forward(log_mass)
+        log_p = values - log_z
+        loss, domega = ops.margin_loss(self.f * log_p + self.g, self.pairs, self.loss)
+        # forward: loss = scale * margin_loss(f * log_p + g)
+        loss, dlog_p = self.scale * loss, (self.scale * self.f) * domega
+        if self.likelihood is not None:
+            likelihood = self.likelihood
+            if isinstance(likelihood, Draws):
+                likelihood = ops.xp.asarray(likelihood.shares(step), dtype=values.dtype)
+            # forward: loss = loss - sum(likelihood * log_p)
+            loss, dlog_p = loss - likelihood @ log_p, dlog_p - likelihood
+        # forward: log_p = values - log_z
+        return loss, dlog_p + ops.log_sum_exp_backward(-dlog_p.sum(), cache)
+
+
+# ----- One function each -----
+
+
+def pbde(pairs: Pairs, f: ArrayLike, g: ArrayLike, measure: ArrayLike | None = None) -> PreferenceObjective:
+    """Eq. 7 with omega = f log p + g (Eq. 11): logistic cross-entropy; p is normalised against measure.
+
+    f > 0 and g: numbers or (n,). measure: (n,) quadrature weights, or None: outcomes counted one by one.
+    ValueError where f or measure is not > 0, anything is not finite, or shapes differ.
+    """
+    f, g = _positive("f", f, pairs.n), _finite("g", g, pairs.n)
+    return PreferenceObjective(pairs, logistic, f, g, log_measure=_log_measure(measure, pairs.n))
+
+
+def reward(pairs: Pairs) -> PreferenceObjective:
+    """RLHF's reward model: omega = r, unnormalised; r = log p* + a constant (Theorem 1)."""
+    return pbde(pairs, 1.0, 0.0)
+
+
+def dpo(pairs: Pairs, beta: float, log_p_pre: ArrayLike) -> PreferenceObjective:
+    """Eq. 15: omega = beta (log p - log p_pre). ValueError unless beta > 0."""
+    beta = _number("beta", beta)
+    return pbde(pairs, beta, -beta * np.asarray(log_p_pre, dtype=np.float64))
+
+
+def geometric(pairs: Pairs, alpha: float, log_p_pre: ArrayLike) -> PreferenceObjective:
+    """Eq. 19: omega = (1 / alpha) log p + (1 - 1 / alpha) log p_pre. ValueError unless alpha > 0."""
+    alpha = _number("alpha", alpha)
+    return pbde(pairs, 1 / alpha, (1 - 1 / alpha) * np.asarray(log_p_pre, dtype=np.float64))
+
+
+def ipo(pairs: Pairs, tau: float, log_p_pre: ArrayLike) -> PreferenceObjective:
+    """E (h - 1 / (2 tau))^2, h = log (p / p_pre) of the winner less that of the loser. Azar et al. 2023.
+
+    As (1 / (2 tau))^2 E (2 tau h - 1)^2. ValueError unless tau > 0.
+    """
+    tau = _number("tau", tau)
+    g = _finite("log_p_pre", -2 * tau * np.asarray(log_p_pre, dtype=np.float64), pairs.n)
+    return PreferenceObjective(pairs, squared, 2 * tau, g, scale=1 / (4 * tau * tau))
+
+
+def rso(pairs: Pairs, gamma: float, log_p_pre: ArrayLike) -> PreferenceObjective:
+    """E max(0, 1 - gamma h), h as in `ipo`: the "hinge-norm" loss. Liu et al. 2023; "sigmoid-norm" is `dpo`.
+
+    ValueError unless gamma > 0.
+    """
+    gamma = _number("gamma", gamma)
+    g = _finite("log_p_pre", -gamma * np.asarray(log_p_pre, dtype=np.float64), pairs.n)
+    return PreferenceObjective(pairs, hinge, gamma, g)
+
+
+def slic_hf(
+    pairs: Pairs,
+    delta: float,
+    weight: float,
+    log_p_pre: ArrayLike,
+    measure: ArrayLike | None = None,
+    *,
+    draws: int = 0,
+    seed: int = 0,
+) -> PreferenceObjective:
+    """E max(0, delta - h) - weight E_pre[log p], h = log p of the winner less that of the loser. Zhao et al. 2023.
+
+    weight: the paper's lambda. draws: 0 takes E_pre exactly over the support; else so many fresh draws a step.
+    ValueError unless delta, weight and draws are >= 0.
+    """
+    for name, value in (("delta", delta), ("weight", weight), ("draws", draws)):
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} must be >= 0, got {value}")
+    log_measure = _log_measure(measure, pairs.n)
+    pre = np.asarray(_finite("log_p_pre", log_p_pre, pairs.n, array=True))
+    mass = np.exp(pre if log_measure is None else pre + log_measure)
+    if abs(mass.sum() - 1) > 1e-5:
+        raise ValueError(f"log_p_pre must be normalised, got a mass of {mass.sum():.6g}; give its measure")
+    likelihood = None
+    if weight > 0:
+        likelihood = Draws(mass, draws, weight, seed) if draws else weight * mass
+    if delta > 0:  # max(0, delta - h) = delta max(0, 1 - h / delta)
+        return PreferenceObjective(pairs, hinge, 1 / delta, 0.0, delta, likelihood, log_measure)
+    return PreferenceObjective(pairs, ranking, 1.0, 0.0, 1.0, likelihood, log_measure)
+
+
+def rrhf(
+    pairs: Pairs, lengths: ArrayLike, measure: ArrayLike | None = None, *, weight: float = 1.0
+) -> PreferenceObjective:
+    """E max(0, -h) - weight E[log p(winner)]; h = log p / |x| of the winner less that of the loser.
+
+    Source: Yuan et al. 2023. lengths: > 0, a number or (n,). ValueError otherwise, or unless weight >= 0.
+    """
+    if not (math.isfinite(weight) and weight >= 0):
+        raise ValueError(f"weight must be >= 0, got {weight}")
+    f = 1 / _positive("lengths", lengths, pairs.n)
+    likelihood = weight * winner_shares(pairs) if weight > 0 else None
+    return PreferenceObjective(pairs, ranking, f, 0.0, 1.0, likelihood, _log_measure(measure, pairs.n))
+
+
+def winner_shares(pairs: Pairs) -> Values:
+    """(n,): the share of comparisons that each point wins; they sum to 1."""
+    x_a, x_b, y, weight = (_host(value) for value in (pairs.x_a, pairs.x_b, pairs.y, pairs.weight))
+    won = np.bincount(x_a, weights=weight * y, minlength=pairs.n)
+    return np.asarray(won + np.bincount(x_b, weights=weight * (1 - y), minlength=pairs.n))
+
+
+# ----- The other two -----
+
+
+@dataclass(frozen=True, eq=False)
+class LatentMixtureObjective:
+    """Marginal cross-entropy of a mixture of annotators (appendix A.3): P(a > b) = sum_k w_k sigmoid(l_k).
+
+    l_k = r_k(a) - r_k(b), w = softmax(prior_logits). No Z enters: it cancels in every l_k. wins: comparisons with
+    y = 1, so that -log P(a > b) is all there is. log P is LSE_k (log w_k + log sigmoid(l_k)): nothing underflows.
+    """
+
+    wins: Pairs
+
+    def on(self, ops: Ops, dtype: str) -> Self:
+        return replace(self, wins=_pairs_on(self.wins, ops, dtype))
+
+    def __call__(self, ops: Ops, values: LatentValues, step: int) -> tuple[Array, LatentValues]:
+        xp, wins = ops.xp, self.wins
+        log_w = values.prior_logits - ops.log_sum_exp_forward(values.prior_logits)[0]
+        margin = xp.take(values.r, wins.x_a, axis=1) - xp.take(values.r, wins.x_b, axis=1)  # (K, N)
+        decay = xp.exp(-xp.abs(margin))
+        # w sigmoid(l) = e^(log w + min(l, 0)) / (1 + e^-|l|)
+        terms = log_w[:, None] + xp.minimum(margin, 0.0)
+        shift = terms.max(axis=0)
+        terms = xp.exp(terms - shift) / (1.0 + decay)
+        total = terms.sum(axis=0)
+        loss = -(wins.weight @ (shift + xp.log(total)))
+        # forward: loss = -sum(weight * log(sum(w * sigmoid(margin)))); terms / total: the types, given the outcome
+        won_by = terms * (wins.weight / total)
+        dlog_w = -won_by.sum(axis=1)
+        # forward: log sigmoid(margin), whose derivative is sigmoid(-margin)
+        dmargin = -won_by * (xp.maximum(decay, margin <= 0.0) / (1.0 + decay))
+        # forward: margin = r[x_a] - r[x_b]
+        dr = xp.stack([ops.scatter(wins.x_a, row, wins.n) - ops.scatter(wins.x_b, row, wins.n) for row in dmargin])
+        # forward: log_w = prior_logits - LSE(prior_logits)
+        return loss, LatentValues(dr, dlog_w - xp.exp(log_w) * dlog_w.sum())
+
+
+def latent_mixture(pairs: Pairs) -> LatentMixtureObjective:
+    """The objective of `LatentMixture`: preferences of a mixture of Luce annotators, its weights learned."""
+    x_a, x_b, y, weight = (_host(value) for value in (pairs.x_a, pairs.x_b, pairs.y, pairs.weight))
+    winner, loser = np.concatenate([x_a, x_b]), np.concatenate([x_b, x_a])
+    won = np.concatenate([weight * y, weight * (1 - y)])
+    return LatentMixtureObjective(get_ops("numpy").pairs(winner, loser, np.ones(len(won)), won, pairs.n))
+
+
+@dataclass(frozen=True, eq=False)
+class Regression:
+    """mean_x (r(x) - target(x))^2: pretraining, with target = log of the density to start from, (n,)."""
+
+    target: Array
+
+    def on(self, ops: Ops, dtype: str) -> Self:
+        return replace(self, target=ops.xp.asarray(self.target, dtype=dtype))
+
+    def __call__(self, ops: Ops, values: Array, step: int) -> tuple[Array, Array]:
+        error = values - self.target
+        # forward: loss = mean(error^2)
+        return error @ error / len(error), error * (2.0 / len(error))
+
+
+# ----- Pieces -----
+
+
+def _pairs_on(pairs: Pairs, ops: Ops, dtype: str) -> Pairs:
+    as_array = ops.xp.asarray
+    return replace(
+        pairs,
+        x_a=as_array(pairs.x_a),
+        x_b=as_array(pairs.x_b),
+        y=as_array(pairs.y, dtype=dtype),
+        weight=as_array(pairs.weight, dtype=dtype),
+    )
+
+
+def _host(array: Array) -> Array:
+    return array.get() if hasattr(array, "get") else np.asarray(array)
+
+
+def _number(name: str, value: float) -> float:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be > 0, got {value}")
+    return float(value)
+
+
+def _finite(name: str, value: ArrayLike, n: int, *, array: bool = False) -> Any:
+    """value as a float where it is one number (also n times the same one, unless array), else as (n,)."""
+    values = np.asarray(value, dtype=np.float64)
+    if values.shape not in ((), (n,)):
+        raise ValueError(f"{name} must be a number or have shape ({n},), got {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} must be finite, got {values[~np.isfinite(values)].flat[0]}")
+    if array:
+        return np.broadcast_to(values, (n,))
+    return float(values.flat[0]) if np.all(values == values.flat[0]) else values
+
+
+def _positive(name: str, value: ArrayLike, n: int) -> Any:
+    values = _finite(name, value, n)
+    if not np.min(values) > 0:
+        raise ValueError(f"{name} must be > 0, got {np.min(values)}")
+    return values
+
+
+def _log_measure(measure: ArrayLike | None, n: int) -> Values | None:
+    if measure is None:
+        return None
+    values = _finite("measure", measure, n, array=True)
+    if not values.min() > 0:
+        raise ValueError(f"measure must be > 0, got {values.min()}")
+    return np.asarray(np.log(values))

@@ -1,0 +1,299 @@
+"""Every op with its hand-written gradient, once for all backends that look like NumPy.
+
+`x_forward(...) -> out, cache` stands next to `x_backward(dout, cache) -> gradients`, in the order of the forward's
+arguments. Each gradient line stands under the forward line that it inverts. A cache is private to its pair.
+The dtype of the parameters decides: float32 for training, float64 for checks. No op changes its arguments,
+`adam_step` excepted. Letters: n inputs, B comparisons in a batch, d input width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from accel import buffers
+from accel.buffers import Array
+from accel.losses import MarginLoss
+
+Params = Mapping[str, Array]
+Cache = Any
+
+INSTALL = {"numba": "pip install numba", "cupy": "pip install 'pbde[cuda12]'"}
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Comparisons of the points 0..n-1 of a support; from `Ops.pairs` or `Ops.pairs_of_wins`.
+
+    x_a, x_b: integer indices (N,). y (N,): 1 where x_a was preferred. weight (N,): > 0, sums to 1.
+    total: the sum of the weights as given.
+    """
+
+    n: int
+    x_a: Array
+    x_b: Array
+    y: Array
+    weight: Array
+    total: float
+
+
+class Ops:
+    """The ops in plain array code: the oracle of every faster backend, and what it falls back on."""
+
+    name = "numpy"
+    xp: Any = np
+
+    # ----- Layers -----
+
+    def linear_forward(self, x: Array, kernel: Array, bias: Array) -> tuple[Array, Cache]:
+        """x W + b: [..., in], [in, out], [out] -> [..., out], cache."""
+        out = x @ kernel + bias
+        return out, (x, kernel)
+
+    def linear_backward(self, dout: Array, cache: Cache) -> tuple[Array, Array, Array]:
+        """[..., out] -> dx [..., in], dkernel [in, out], dbias [out]."""
+        x, kernel = cache
+        rows, drows = x.reshape(-1, x.shape[-1]), dout.reshape(-1, dout.shape[-1])
+        # forward: out = x @ kernel + bias
+        dx, dkernel, dbias = dout @ kernel.T, rows.T @ drows, drows.sum(axis=0)
+        return dx, dkernel, dbias
+
+    def tanh_forward(self, x: Array) -> tuple[Array, Cache]:
+        """[...] -> [...], cache."""
+        out = self.xp.tanh(x)
+        return out, out
+
+    def tanh_backward(self, dout: Array, cache: Cache) -> Array:
+        """[...] -> dx [...]."""
+        out = cache
+        # forward: out = tanh(x), whose derivative is 1 - out^2
+        return dout * (1.0 - out * out)
+
+    def log_sum_exp_forward(self, values: Array) -> tuple[Array, Cache]:
+        """log sum_i e^values_i: (n,) -> (), cache. With values = log p + log measure: the log of the mass."""
+        shift = values.max()
+        weights = self.xp.exp(values - shift)
+        total = weights.sum()
+        out = self.xp.log(total) + shift
+        return out, (weights, total)
+
+    def log_sum_exp_backward(self, dout: Array, cache: Cache) -> Array:
+        """() -> dvalues (n,)."""
+        weights, total = cache
+        # forward: out = log(sum(exp(values)))
+        return dout * (weights / total)
+
+    # ----- The network of the density experiments -----
+
+    def mlp_forward(self, params: Params, x: Array) -> tuple[Array, Cache]:
+        """x <- tanh(x) W + b, layer by layer, the first without tanh: x (n,) or (n, d) -> (n,), cache.
+
+        params: Dense_0/kernel (d, out), Dense_0/bias (out,), Dense_1/..., in this order; the last has out = 1.
+        Raises ValueError where params or x have other shapes.
+        """
+        rows = self.mlp_rows(params, x)
+        caches = []
+        for i in range(len(params) // 2):
+            if i:
+                rows, cache = self.tanh_forward(rows)
+                caches.append(cache)
+            rows, cache = self.linear_forward(rows, params[f"Dense_{i}/kernel"], params[f"Dense_{i}/bias"])
+            caches.append(cache)
+        return rows[:, 0], caches
+
+    def mlp_backward(self, dout: Array, cache: Cache) -> dict[str, Array]:
+        """(n,) -> grads: views of one flat buffer, keys in the order of params."""
+        grads, drows = [], dout[:, None]
+        for i in reversed(range(0, len(cache), 2)):
+            # forward: rows = linear(tanh(rows)); the first layer has no tanh
+            drows, dkernel, dbias = self.linear_backward(drows, cache[i])
+            grads += [(f"Dense_{i // 2}/bias", dbias), (f"Dense_{i // 2}/kernel", dkernel)]
+            if i:
+                drows = self.tanh_backward(drows, cache[i - 1])
+        return buffers.flatten(dict(reversed(grads)), self.xp)[1]
+
+    def mlp_rows(self, params: Params, x: Array) -> Array:
+        """x (n,) or (n, d) as rows (n, d) in the dtype of params; ValueError where params are no MLP for x."""
+        widths = mlp_widths(params)
+        x = self.xp.asarray(x, dtype=params["Dense_0/kernel"].dtype)
+        if x.shape[1:] != (widths[0],) and not (x.ndim == 1 == widths[0]):
+            also = " or (n,)" if widths[0] == 1 else ""
+            raise ValueError(f"x must have shape (n, {widths[0]}){also}, got {x.shape}")
+        return x.reshape(-1, widths[0])
+
+    # ----- Comparisons -----
+
+    def pairs(self, x_a: Array, x_b: Array, y: Array, weight: Array | None, n: int) -> Pairs:
+        """Comparisons of the points 0..n-1 for `margin_loss`: (N,) each; equal ones (a, b, y) are merged.
+
+        x_a, x_b: indices. y: 1 where x_a was preferred, 0 where x_b was, or the share between. weight: >= 0, not
+        all 0; None: all 1. Raises ValueError for other shapes or values.
+        """
+        a, b, y = np.asarray(x_a), np.asarray(x_b), np.asarray(y, dtype=np.float64)
+        w = np.ones(a.shape) if weight is None else np.asarray(weight, dtype=np.float64)
+        check_pairs(a, b, y, w, n)
+        a, b, y, w = (value[w > 0] for value in (a, b, y, w))
+        order = np.lexsort((y, b, a))
+        a, b, y, w = (value[order] for value in (a, b, y, w))
+        first = np.flatnonzero(np.r_[True, (np.diff(a) != 0) | (np.diff(b) != 0) | (np.diff(y) != 0)])
+        w, total = np.add.reduceat(w, first), float(w.sum())
+        a, b = a[first].astype(np.intp), b[first].astype(np.intp)
+        as_array = self.xp.asarray
+        return Pairs(n, as_array(a), as_array(b), as_array(y[first]), as_array(w / total), total)
+
+    def pairs_of_wins(self, wins: Array) -> Pairs:
+        """The same from (n, n) wins, W_ij = how often i was preferred to j. The diagonal says nothing: dropped.
+
+        Raises ValueError where wins are not square, finite, >= 0, or all 0 off the diagonal.
+        """
+        wins = np.array(wins, dtype=np.float64)
+        if wins.ndim != 2 or wins.shape[0] != wins.shape[1]:
+            raise ValueError(f"wins must have shape (n, n), got {wins.shape}")
+        np.fill_diagonal(wins, 0.0)
+        x_a, x_b = np.nonzero(wins)
+        return self.pairs(x_a, x_b, np.ones(len(x_a)), wins[x_a, x_b], len(wins))
+
+    def margin_loss(self, omega: Array, pairs: Pairs, loss: MarginLoss) -> tuple[Array, Array]:
+        """sum_k weight_k loss(omega[a_k] - omega[b_k], y_k): (n,) -> (), domega (n,).
+
+        Raises ValueError unless omega has shape (pairs.n,).
+        """
+        check_omega(omega, pairs)
+        weight = pairs.weight.astype(omega.dtype)
+        margin = omega[pairs.x_a] - omega[pairs.x_b]
+        values, slope = loss(margin, pairs.y.astype(omega.dtype))
+        value = (weight * values).sum()
+        # forward: value = sum(weight * loss(margin))
+        dmargin = weight * slope
+        # forward: margin = omega[x_a] - omega[x_b]
+        domega = self.scatter(pairs.x_a, dmargin, pairs.n) - self.scatter(pairs.x_b, dmargin, pairs.n)
+        return value, domega
+
+    def scatter(self, index: Array, values: Array, n: int) -> Array:
+        """(n,): [i] = the sum of values where index is i, added in a fixed order, in float64."""
+        return self.xp.bincount(index, weights=values, minlength=n).astype(values.dtype)
+
+    def mlp_margin_step(
+        self, params: Params, x_a: Array, x_b: Array, y: Array, loss: MarginLoss
+    ) -> tuple[Array, dict[str, Array]]:
+        """mean_k loss(mlp(x_a_k) - mlp(x_b_k), y_k): (B,) or (B, d), the same, (B,) -> (), grads.
+
+        Both sides of every comparison go through the network: nothing is shared. grads as from `mlp_backward`.
+        Raises ValueError for other shapes and for no comparison at all.
+        """
+        x, y = self.comparisons(params, x_a, x_b, y)
+        omega, cache = self.mlp_forward(params, x)
+        margin = omega[: len(y)] - omega[len(y) :]
+        values, slope = loss(margin, y)
+        value = values.mean()
+        # forward: value = mean(loss(margin))
+        dmargin = slope / len(y)
+        # forward: margin = omega of x_a - omega of x_b
+        domega = self.xp.concatenate([dmargin, -dmargin])
+        return value, self.mlp_backward(domega, cache)
+
+    def comparisons(self, params: Params, x_a: Array, x_b: Array, y: Array) -> tuple[Array, Array]:
+        """The rows of x_a above those of x_b, (2 B, d), and y (B,), checked and in the dtype of params."""
+        a, b = self.mlp_rows(params, x_a), self.mlp_rows(params, x_b)
+        y = self.xp.asarray(y, dtype=a.dtype)
+        if not len(a) == len(b) == y.size == len(y) or len(a) == 0:
+            raise ValueError(f"x_a, x_b, y must be of one length >= 1, got {len(a)}, {len(b)}, {y.shape}")
+        return self.xp.concatenate([a, b]), y
+
+    # ----- The optimiser -----
+
+    def adam_step(
+        self,
+        params: Array,
+        grads: Array,
+        m: Array,
+        v: Array,
+        step: int,
+        lr: float,
+        b1: float = 0.9,
+        b2: float = 0.999,
+        eps: float = 1e-8,
+    ) -> None:
+        """Step number `step` (the first is 1) of Adam, IN PLACE on params, m and v; all flat, of equal size.
+
+        params -= lr m^ / (sqrt(v^) + eps) with the bias-corrected m^, v^. Source: Kingma and Ba 2015; eps as in
+        optax. Raises ValueError for step < 1.
+        """
+        if step < 1:
+            raise ValueError(f"step must be >= 1, got {step}")
+        m *= b1
+        m += (1.0 - b1) * grads
+        v *= b2
+        v += (1.0 - b2) * (grads * grads)
+        m_hat, v_hat = m / (1.0 - b1**step), v / (1.0 - b2**step)
+        params -= lr * (m_hat / (self.xp.sqrt(v_hat) + eps))
+
+
+def mlp_widths(params: Params) -> tuple[int, ...]:
+    """(d, ..., 1) of the kernels' shapes; ValueError where params are no MLP with one output."""
+    return _widths(tuple((name, value.shape) for name, value in params.items()))
+
+
+@lru_cache(maxsize=64)
+def _widths(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> tuple[int, ...]:
+    if len(shapes) < 2 or len(shapes) % 2 or shapes[0][1] == () or shapes[-1][1] != (1,):
+        raise ValueError(f"params must be layers of kernel and bias, the last with one output, got {dict(shapes)}")
+    widths = [shapes[0][1][0]]
+    for i, (name, shape) in enumerate(shapes):
+        layer, part = divmod(i, 2)
+        expected, size = f"Dense_{layer}/{'bias' if part else 'kernel'}", (widths[-1], *shape[1:])
+        if name != expected or len(shape) != 2 - part or shape != size[: 2 - part]:
+            raise ValueError(f"params must go on with {expected} of {widths[-1]} rows, got {name}, {shape}")
+        if not part:
+            widths.append(shape[1])
+    return tuple(widths)
+
+
+def check_pairs(x_a: Array, x_b: Array, y: Array, weight: Array, n: int) -> None:
+    """ValueError unless x_a, x_b are indices below n, y in [0, 1] and weight >= 0, all of one shape (N,)."""
+    for name, index in (("x_a", x_a), ("x_b", x_b)):
+        if index.ndim != 1 or not np.issubdtype(index.dtype, np.integer):
+            raise ValueError(f"{name} must be integers of shape (N,), got {index.dtype}, {index.shape}")
+        if index.size and not (index.min() >= 0 and index.max() < n):
+            raise ValueError(f"{name} must lie in 0..{n - 1}, got {index.min()}..{index.max()}")
+    for name, value, top in (("y", y, 1.0), ("weight", weight, np.inf)):
+        if value.shape != x_a.shape or x_b.shape != x_a.shape:
+            raise ValueError(f"x_a, x_b, y, weight must have one shape, got {x_a.shape} and {value.shape}")
+        if value.size and not (np.all(np.isfinite(value)) and value.min() >= 0 and value.max() <= top):
+            raise ValueError(f"{name} must be finite in [0, {top:g}], got {value.min()}..{value.max()}")
+    if not weight.sum() > 0:
+        raise ValueError("weight must have a sum > 0, got no comparison or weights of 0 only")
+
+
+def check_omega(omega: Array, pairs: Pairs) -> None:
+    """ValueError unless omega has shape (pairs.n,)."""
+    if omega.shape != (pairs.n,):
+        raise ValueError(f"omega must have shape ({pairs.n},), got {omega.shape}")
+
+
+def get_ops(name: str, threads: int | None = None) -> Ops:
+    """The backend of that name: "numpy", or "numba" (compiled for this CPU).
+
+    threads: how many the numba backend uses at most; None: all cores that this process may use. Raises ImportError
+    with the install line where a backend is missing, never another in its place; ValueError for other names
+    and for threads < 1 or threads with a backend that does not choose them.
+    """
+    if name not in ("numpy", "numba", "cupy"):
+        raise ValueError(f"ops must be numpy, numba or cupy, got {name}")
+    if threads is not None and (name != "numba" or threads < 1):
+        raise ValueError(f"threads must be >= 1 and go with numba, got {threads} with {name}")
+    if name == "numpy":
+        return Ops()
+    if name == "cupy":
+        raise ImportError(f"the cupy backend is not part of this version yet; it will need {INSTALL['cupy']}")
+    try:
+        from accel.ops_numba import NumbaOps
+    except ModuleNotFoundError as error:
+        if error.name != "numba":
+            raise
+        raise ImportError(f"the numba backend needs numba: {INSTALL['numba']}") from error
+    return NumbaOps(threads)

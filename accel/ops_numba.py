@@ -1,0 +1,140 @@
+"""The ops compiled with Numba for this CPU: what measured faster than plain NumPy, and that alone."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+import numpy as np
+
+from accel import buffers, numba_matmul, numba_mlp, numba_pairs
+from accel.buffers import Array
+from accel.losses import MarginLoss
+from accel.numba_compile import Crew, compiled_loss
+from accel.ops import Cache, Ops, Pairs, Params, check_omega, mlp_widths
+
+CHUNK = 1 << 15  # numbers a thread: fewer are not worth a second one
+MARGIN_GROUPS = 8
+
+
+class NumbaOps(Ops):
+    """Ops on at most `threads` cores (None: all of this process's). Equal bit for bit from run to run and for
+    every number of threads. Raises ValueError for threads < 1."""
+
+    name = "numba"
+
+    def __init__(self, threads: int | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads must be >= 1, got {threads}")
+        self.threads = cores() if threads is None else threads
+        self._crew = Crew(self.threads)
+
+    def tanh_forward(self, x: Array) -> tuple[Array, Cache]:
+        if x.dtype != np.float32:
+            return super().tanh_forward(x)
+        out = np.empty(x.shape, x.dtype)
+        rows = plain(x, x.dtype).reshape(-1)
+        self._crew.run(numba_mlp.tanh_of, -(-x.size // CHUNK), rows, out.reshape(-1), CHUNK)
+        return out, out
+
+    def mlp_forward(self, params: Params, x: Array) -> tuple[Array, Cache]:
+        rows = plain(self.mlp_rows(params, x), params["Dense_0/kernel"].dtype)
+        network, layout = pack(params)
+        block = numba_mlp.block_rows(len(rows))
+        acts = aligned((-(-len(rows) // block), block * layout.acts), rows.dtype)
+        out = np.empty(len(rows), rows.dtype)
+        self._crew.run(numba_mlp.forward, len(acts), *network, rows, block, acts, out)
+        return out, (params, network, layout, block, acts)
+
+    def mlp_backward(self, dout: Array, cache: Cache) -> dict[str, Array]:
+        params, network, layout, block, acts = cache
+        parts = groups(len(acts), layout, acts.dtype)
+        sizes = (block, layout.widest)
+        self._crew.run(numba_mlp.backward, len(parts), *network, plain(dout, acts.dtype), *sizes, acts, parts)
+        return add_groups(params, parts, layout)
+
+    def margin_loss(self, omega: Array, pairs: Pairs, loss: MarginLoss) -> tuple[Array, Array]:
+        check_omega(omega, pairs)
+        dtype, domega = omega.dtype, np.empty_like(omega)
+        parts, values = np.zeros((MARGIN_GROUPS, len(omega)), dtype), np.empty(MARGIN_GROUPS)
+        indices = (plain(pairs.x_a, np.int64), plain(pairs.x_b, np.int64))
+        inputs = (plain(omega, dtype), *indices, plain(pairs.y, dtype), plain(pairs.weight, dtype))
+        pieces = min(MARGIN_GROUPS, -(-len(pairs.y) // numba_pairs.CHUNK))
+        self._crew.run(numba_pairs.margin_loss, pieces, *inputs, compiled_loss(loss, dtype.str), parts, values)
+        numba_pairs.add_rows(parts, domega)
+        return dtype.type(values.sum()), domega
+
+    def mlp_margin_step(
+        self, params: Params, x_a: Array, x_b: Array, y: Array, loss: MarginLoss
+    ) -> tuple[Array, dict[str, Array]]:
+        x, y = self.comparisons(params, x_a, x_b, y)
+        network, layout = pack(params)
+        block = numba_mlp.block_rows(2 * len(y))
+        parts = groups(-(-2 * len(y) // block), layout, x.dtype)
+        values, sizes = np.empty(len(parts)), (block, layout.acts, layout.widest)
+        inputs = (x[: len(y)], x[len(y) :], plain(y, x.dtype), compiled_loss(loss, x.dtype.str))
+        self._crew.run(numba_mlp.margin_step, len(parts), *network, *inputs, *sizes, parts, values)
+        return x.dtype.type(values.sum()), add_groups(params, parts, layout)
+
+    def adam_step(
+        self,
+        params: Array,
+        grads: Array,
+        m: Array,
+        v: Array,
+        step: int,
+        lr: float,
+        b1: float = 0.9,
+        b2: float = 0.999,
+        eps: float = 1e-8,
+    ) -> None:
+        if step < 1:
+            raise ValueError(f"step must be >= 1, got {step}")
+        scalars = map(params.dtype.type, (lr, b1, b2, eps, 1.0 / (1.0 - b1**step), 1.0 / (1.0 - b2**step)))
+        arrays = (params, plain(grads, params.dtype), m, v)
+        self._crew.run(numba_pairs.adam_step, -(-len(params) // CHUNK), *arrays, *scalars, CHUNK)
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def pack(params: Params) -> tuple[tuple[Array, Array, Any], numba_mlp.Layout]:
+    """What the compiled code calls a network (packed parameters, layers, matmul), and the layout."""
+    flat = np.concatenate([value.reshape(-1) for value in params.values()])
+    layout = numba_mlp.layout(mlp_widths(params), flat.itemsize)
+    packed = aligned((layout.packed,), flat.dtype)
+    packed.fill(0.0)
+    numba_mlp.pack(flat, layout.layers, packed)
+    return (packed, layout.layers, numba_matmul.matmul(flat.dtype.str)), layout
+
+
+def plain(array: Array, dtype: Any) -> Array:
+    """array as the compiled code takes it: contiguous, writeable, of dtype; copied only where it is not."""
+    if array.dtype == dtype and array.flags.c_contiguous and array.flags.writeable:
+        return array
+    return np.require(array, dtype, ("C", "W"))
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> Array:
+    """An array, not filled, that begins with a cache line."""
+    size, line = math.prod(shape) * np.dtype(dtype).itemsize, numba_mlp.LINE
+    raw = np.empty(size + line, np.uint8)
+    start = -raw.__array_interface__["data"][0] % line
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def groups(blocks: int, layout: numba_mlp.Layout, dtype: Any) -> Array:
+    """(groups, padded grads), not filled: two blocks or more a group, but for the first four groups."""
+    number = max(1, min(blocks, max(4, blocks // 2), numba_mlp.GROUPS))
+    return aligned((number, layout.grads), dtype)
+
+
+def add_groups(params: Params, parts: Array, layout: numba_mlp.Layout) -> dict[str, Array]:
+    """The gradient as views of a new flat buffer, keys as in params."""
+    shapes = {name: value.shape for name, value in params.items()}
+    flat = np.empty(buffers.size(shapes), parts.dtype)
+    numba_mlp.add_groups(parts, layout.layers, flat)
+    return buffers.views(flat, shapes)

@@ -1,0 +1,130 @@
+"""A training step of the density experiments' network (Table 1: 1-64-64-64-64-1), timed.
+
+A step: every comparison through the network, the logistic loss, its gradient, and Adam. By default both sides of
+every comparison go through the network (2 N rows); with `shared`, the N comparisons are between 1,024 points,
+which go through it once, as in the toy experiments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accel import Ops, buffers
+from accel.losses import logistic
+from accel.mlp import WIDTHS, mlp_init
+from bench.timing import CHECKED, Contender, fastest
+
+Array = NDArray[np.float32]
+POINTS = 1024
+
+# Relative to 1 + |loss|. A mean of float32 losses after five layers carries some roundings (2^-24). Adam's first
+# steps go by the signs of the gradients: where one is near 0, a rounding moves its parameter by a whole step.
+FIRST_LOSS, TENTH_LOSS = 16 * 2.0**-24, 256 * 2.0**-24
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """N comparisons. x (rows, 1): the left sides above the right sides, or the points where shared. y (N,).
+
+    x_a, x_b (N,): the rows of x that are compared.
+    """
+
+    x: Array
+    x_a: NDArray[np.intp]
+    x_b: NDArray[np.intp]
+    y: Array
+    shared: bool
+    lr: float = 1e-3
+
+    @property
+    def flops(self) -> float:
+        """Of the matrix products, forward and backward. The first layer needs no gradient of its input."""
+        layers = list(pairwise(WIDTHS))
+        return float(len(self.x) * sum((4 if i == 0 else 6) * a * b for i, (a, b) in enumerate(layers)))
+
+    @property
+    def tanhs(self) -> int:
+        return len(self.x) * sum(WIDTHS[1:-1])
+
+
+def draw_task(pairs: int, shared: bool, seed: int) -> Task:
+    """Comparisons of standard normal points (of a grid over [-3, 3] where shared), y drawn by
+    Bradley and Terry with omega = sin(2 x)."""
+    rng = np.random.default_rng(seed)
+    if shared:
+        x = np.linspace(-3.0, 3.0, POINTS)
+        x_a, x_b = rng.integers(0, POINTS, (2, pairs))
+    else:
+        x = rng.standard_normal(2 * pairs)
+        x_a, x_b = np.arange(pairs), np.arange(pairs, 2 * pairs)
+    y = rng.random(pairs) < 1 / (1 + np.exp(np.sin(2 * x[x_b]) - np.sin(2 * x[x_a])))
+    return Task(x[:, None].astype(np.float32), x_a, x_b, y.astype(np.float32), shared)
+
+
+def first_params(seed: int) -> dict[str, Array]:
+    """The parameters that every contender starts from, float32."""
+    drawn = mlp_init(np.random.default_rng(seed), WIDTHS)
+    return {name: value.astype(np.float32) for name, value in drawn.items()}
+
+
+def ops_contender(ops: Ops, task: Task, first: dict[str, Array]) -> Contender:
+    """This project's step on the given backend."""
+    flat, params = buffers.flatten(first)
+    m, v = np.zeros_like(flat), np.zeros_like(flat)
+    count = [0]
+    left, right = task.x[task.x_a], task.x[task.x_b]
+    pairs = ops.pairs(task.x_a, task.x_b, task.y, None, len(task.x)) if task.shared else None
+
+    def step() -> float:
+        if pairs is None:
+            value, grads = ops.mlp_margin_step(params, left, right, task.y, logistic)
+        else:
+            omega, cache = ops.mlp_forward(params, task.x)
+            value, domega = ops.margin_loss(omega, pairs, logistic)
+            grads = ops.mlp_backward(domega, cache)
+        count[0] += 1
+        ops.adam_step(flat, buffers.flat_of(grads), m, v, count[0], task.lr)
+        return float(value)
+
+    def run(k: int) -> float:
+        return [step() for _ in range(k)][-1]
+
+    return Contender(f"accel {ops.name}", run)
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What the machine could do at best: products at BLAS's rate on large matrices, and tanh at the backend's."""
+
+    gflops: float
+    tanh_ns: float
+
+    def seconds(self, task: Task) -> float:
+        """Of one step, if it were nothing but its products and its tanhs."""
+        return task.flops / (self.gflops * 1e9) + task.tanhs * self.tanh_ns * 1e-9
+
+
+def measure_floor(ops: Ops) -> Floor:
+    """The matrices are 1,024 square, the tanhs 2^18."""
+    rng = np.random.default_rng(0)
+    square = rng.standard_normal((1024, 1024), dtype=np.float32)
+    row = rng.standard_normal(1 << 18, dtype=np.float32)
+    product, tanh = fastest(lambda: square @ square), fastest(lambda: ops.tanh_forward(row))
+    return Floor(2 * 1024**3 / product / 1e9, tanh / row.size * 1e9)
+
+
+def disagreement(contenders: list[Contender]) -> str | None:
+    """The line that says which losses differ by more than rounding explains, or None."""
+    ours = contenders[-1]
+    for other in contenders[:-1]:
+        for step, a, b, allowed in (
+            (1, ours.first, other.first, FIRST_LOSS),
+            (CHECKED, ours.tenth, other.tenth, TENTH_LOSS),
+        ):
+            if not abs(a - b) <= allowed * (1 + abs(b)):
+                return f"step {step}: losses differ: {a:.8f} ({ours.name}), {b:.8f} ({other.name})"
+    return None

@@ -1,0 +1,145 @@
+"""The benchmark: that it checks before it times, what it prints, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from accel import Ops
+from bench import mlp, peers, timing
+from bench.__main__ import main
+from bench.timing import Contender
+
+KEYS = {"name", "median_s", "min_s", "max_s", "loss"}
+
+
+@pytest.fixture(autouse=True)
+def _same_cores() -> Iterator[None]:
+    """The command keeps its process to some cores; the tests after it need them all."""
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    yield
+    if cores:
+        os.sched_setaffinity(0, cores)
+
+
+@pytest.mark.parametrize("shared", [[], ["--shared"]], ids=["apart", "shared"])
+def test_both_backends_train_alike(shared: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """The last JSON line has the promised keys; NumPy and Numba reach the same loss."""
+    losses = []
+    for backend in ("numpy", "numba"):
+        command = ["mlp", "--pairs", "40", "--steps", "13", "--threads", "1", "--ops", backend, "--json", *shared]
+        assert main(command) == 0
+        row = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert row.keys() >= KEYS
+        assert row["name"] == f"accel {backend}"
+        assert 0 < row["min_s"] <= row["median_s"] <= row["max_s"]
+        losses.append(row["loss"])
+    assert abs(losses[0] - losses[1]) <= mlp.TENTH_LOSS
+    assert losses[0] < np.log(2)
+
+
+def test_table_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mlp", "--pairs", "9", "--steps", "11", "--threads", "1", "--ops", "numpy"]) == 0
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 100
+    assert "9 comparisons, both sides through the network; float32, 1 thread\n" in printed
+    assert "floor" in printed
+
+
+def test_missing_peers_are_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def absent(name: str) -> None:
+        raise ImportError(f"{name} is not installed: {peers.INSTALL[name]}")
+
+    monkeypatch.setattr(peers, "import_peer", absent)
+    assert main(["mlp", "--pairs", "9", "--steps", "11", "--threads", "1", "--ops", "numpy", "--peers"]) == 0
+    printed = capsys.readouterr().out
+    assert "jax is not installed: pip install jax\n" in printed
+    assert "torch is not installed: pip install torch\n" in printed
+
+
+@pytest.mark.parametrize("peer", ["jax", "torch"])
+def test_peers_train_alike(peer: str) -> None:
+    """Where they are installed."""
+    pytest.importorskip(peer)
+    task, first = mlp.draw_task(50, False, 0), mlp.first_params(0)
+    make = peers.jax_contender if peer == "jax" else peers.torch_contender
+    contenders = [make(task, first, 1), mlp.ops_contender(Ops(), task, first)]
+    timing.interleave(contenders, 12)
+    assert mlp.disagreement(contenders) is None
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "line"),
+    [
+        ((0.7, 0.6), (0.7, 0.6), None),
+        ((0.7, 0.6), (0.7001, 0.6), "step 1: losses differ"),
+        ((0.7, 0.6), (0.7, 0.601), "step 10: losses differ"),
+        ((0.7, np.nan), (0.7, 0.6), "step 10: losses differ"),
+    ],
+)
+def test_disagreement_is_seen(ours: tuple[float, float], theirs: tuple[float, float], line: str | None) -> None:
+    contenders = [
+        Contender(name, lambda steps: 0.0, first=first, tenth=tenth)
+        for name, (first, tenth) in (("theirs", theirs), ("ours", ours))
+    ]
+    found = mlp.disagreement(contenders)
+    assert (found is None) if line is None else (found or "").startswith(line)
+
+
+def test_disagreement_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """No times are printed where the losses differ."""
+    wrong = Contender("wrong", lambda steps: 0.25)
+    monkeypatch.setattr(peers, "jax_contender", lambda *_: wrong)
+    monkeypatch.setattr(peers, "torch_contender", lambda *_: wrong)
+    assert main(["mlp", "--pairs", "9", "--steps", "11", "--threads", "1", "--ops", "numpy", "--peers"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("step 1: losses differ")
+    assert printed.err.count("\n") == 1
+
+
+def test_turns_are_interleaved() -> None:
+    """Every contender makes all its steps, and none makes two turns in a row."""
+    made: list[tuple[str, int]] = []
+
+    def contender(name: str) -> Contender:
+        return Contender(name, lambda steps: made.append((name, steps)) or 0.0)  # type: ignore[func-returns-value]
+
+    contenders = [contender("a"), contender("b")]
+    timing.interleave(contenders, 33)
+    for one in contenders:
+        assert sum(steps for name, steps in made if name == one.name) == 33
+        assert len(one.seconds) == timing.TURNS
+    timed = [name for name, _ in made[4:]]
+    assert timed == ["a", "b"] * timing.TURNS
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--pairs", "0"], "pairs must be >= 1, got 0"),
+        (["--steps", "10"], "steps must be >= 11, got 10"),
+        (["--threads", "0"], "threads must be >= 1, got 0"),
+        (["--threads", "100000"], "threads must be <= "),
+        (["--seed", "-1"], "seed must be >= 0, got -1"),
+    ],
+)
+def test_errors_are_one_line(option: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mlp", *option]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(message)
+    assert printed.err.count("\n") == 1
+
+
+def test_operations_are_counted() -> None:
+    """One row of 1-64-64-64-64-1: 3 products of 64 x 64 and one of 64 x 1 forward and backward (three times each),
+    one of 1 x 64 without the gradient of its input (twice); 2 operations a term."""
+    task = mlp.draw_task(1, False, 0)
+    assert task.flops == 2 * (2 * (3 * (3 * 64 * 64 + 64) + 2 * 64))
+    assert task.tanhs == 2 * 4 * 64
+    assert mlp.draw_task(5, True, 0).tanhs == mlp.POINTS * 4 * 64
