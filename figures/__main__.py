@@ -211,13 +211,18 @@ def table(numbers: Numbers, picture: Path) -> str:
         f"{key.replace('_', ' ')} {value}" for key, value in numbers.settings.items() if value != ""
     )
     lines = textwrap.wrap(f"pbde {_version()}, figures {numbers.name}: {settings}", 100, subsequent_indent="  ")
-    lines.append(f"{'fig':<4} {'panel':<17} {'shows':<7}  density at x of each peak and dip; probabilities; nats")
-    lines += [_row(panel) for panel in numbers.panels]
+    widths = (
+        max(len(panel.panel) for panel in numbers.panels),
+        max(len(panel.equation) for panel in numbers.panels),
+    )
+    shows = "density at x of each peak and dip; probabilities; nats"
+    lines.append(f"{'fig':<4} {'panel':<{widths[0]}} {'shows':<{widths[1]}}  {shows}")
+    lines += [_row(panel, widths) for panel in numbers.panels]
     return "\n".join([*lines, f"{picture} (numbers: {picture.with_suffix('.json')}, .npz)"])
 
 
-def _row(panel: Panel) -> str:
-    start = f"{panel.figure:<4} {panel.panel:<17} {panel.equation:<7}  "
+def _row(panel: Panel, widths: tuple[int, int]) -> str:
+    start = f"{panel.figure:<4} {panel.panel:<{widths[0]}} {panel.equation:<{widths[1]}}  "
     found = [] if panel.tv is None else [f"TV {panel.tv:.4f}", f"KL {panel.kl:.4f}"]
     found += [f"{peak.height:.4f} at {peak.x:.2f}" for peak in panel.peaks]
     found += [f"dip {dip.height:.4f} at {dip.x:.2f}" for dip in panel.dips]

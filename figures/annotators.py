@@ -52,5 +52,5 @@ def draw(numbers: Numbers) -> Figure:
     names = {"annotator": r"annotator 1, $p_1^{*}$", "second annotator": r"annotator 2, $p_2^{*}$"}
     names |= {"pretrained": r"pretrained, $\pi_{\mathrm{pre}}$", "trained": trained_name(panel)}
     style.legend(axes, names | {"target": "exact optimum"})
-    figure.suptitle(caption(numbers), fontsize=8, x=0.01, ha="left")
+    figure.suptitle(caption(numbers, narrow=True), fontsize=8, x=0.01, ha="left")
     return figure

@@ -38,7 +38,7 @@ def draw_row(
         axes.set_title(titles[panel.array], loc="left")
         draw_panel(axes, panel, numbers.arrays, shown)
         style.density_axes(axes, labelled=axes in grid[:, 0])
-    figure.suptitle(caption(numbers), fontsize=8, x=0.01, ha="left")
+    figure.suptitle(caption(numbers, narrow=count == 1), fontsize=8, x=0.01, ha="left")
     return figure
 
 
@@ -62,11 +62,10 @@ def trained_name(panel: Panel) -> str:
     return "trained" if panel.tv is None else f"trained, TV {panel.tv:.3f}"
 
 
-def caption(numbers: Numbers) -> str:
-    """The settings, as the picture tells them."""
+def caption(numbers: Numbers, narrow: bool = False) -> str:
+    """The settings, as the picture tells them: in one line, or in two for a picture of one panel."""
     told = numbers.settings
     data = f"{told['comparisons']} comparisons" if told["comparisons"] != "infinite" else "infinite data"
-    return (
-        f"preset {told['preset']}: {data}, q {told['proposal']}, {told['points']} points, {told['steps']} steps, "
-        f"learning rate {told['learning_rate']:g}, {told['ops']}, seed {told['seed']}"
-    )
+    how = f"{told['steps']} steps, learning rate {told['learning_rate']:g}, {told['ops']}, seed {told['seed']}"
+    what = f"preset {told['preset']}: {data}, q {told['proposal']}, {told['points']} points"
+    return f"{what},\n{how}" if narrow else f"{what}, {how}"

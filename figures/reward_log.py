@@ -48,5 +48,5 @@ def draw(numbers: Numbers) -> Figure:
     axes.set_ylim(LOW, HIGH)
     axes.set_yticks([1e-32, 1e-24, 1e-16, 1e-8, 1, 1e8])
     style.legend(axes, {"annotator": r"annotator, $p^{*}$", "trained": trained_name(panel)})
-    figure.suptitle(caption(numbers), fontsize=8, x=0.01, ha="left")
+    figure.suptitle(caption(numbers, narrow=True), fontsize=8, x=0.01, ha="left")
     return figure

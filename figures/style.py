@@ -21,6 +21,7 @@ from figures.png import encode
 
 DPI = 150
 X_RANGE = (-10.0, 10.0)
+LOW, APART = 0.03, 1.5  # peaks are marked from this height on, and this far from a higher one
 TOP = 0.72  # of every density axis: the same scale in all panels
 LEVELS = 51  # colours of a heat map, centred on 0, 0.02, ..., 1
 INK = "#262626"
@@ -83,8 +84,15 @@ def curve(axes: Axes, x: Array, log_p: Array, role: str) -> None:
 
 
 def mark_peaks(axes: Axes, peaks: Sequence[Extremum], role: str) -> None:
-    """The height of each peak, written over it, or at its left side with an arrow where it leaves the axes."""
-    for peak in peaks:
+    """The height of each peak, written over it, or at its left side with an arrow where it leaves the axes.
+
+    Ripples are not marked: peaks lower than LOW, and those beside a higher one.
+    """
+    marked: list[Extremum] = []
+    for peak in sorted(peaks, key=lambda peak: -peak.height):
+        if peak.height >= LOW and all(abs(peak.x - higher.x) >= APART for higher in marked):
+            marked.append(peak)
+    for peak in marked:
         leaves = peak.height > TOP
         axes.annotate(
             f"{peak.height:.3f}".removeprefix("0") + (" \N{UPWARDS ARROW}" if leaves else ""),
@@ -150,4 +158,4 @@ def key(axes: Axes, names: Mapping[str, str], image: AxesImage) -> None:
 def legend(axes: Axes, names: Mapping[str, str]) -> None:
     """What each role's line is called, in a small legend where it hides least."""
     lines = [Line2D([], [], **CURVES[role]) for role in names]
-    axes.legend(lines, list(names.values()), loc="best", fontsize=7.5, handlelength=2.6, borderaxespad=0.2)
+    axes.legend(lines, list(names.values()), loc="upper right", fontsize=7.5, handlelength=2.6, borderaxespad=0.2)
