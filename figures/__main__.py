@@ -12,7 +12,6 @@ import tempfile
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Protocol, get_args
 
@@ -36,7 +35,15 @@ from figures import (
 )
 from figures.numbers import Numbers, Panel, PresetName, Proposal, Settings, load, save, write
 from reference import NotConvergedError
-from reference.options import Parser, add_file_options, add_fit_options, add_test_options, read_graphs
+from reference.options import (
+    Parser,
+    add_file_options,
+    add_fit_options,
+    add_test_options,
+    package_version,
+    read_graphs,
+    until_closed,
+)
 
 
 class FigureModule(Protocol):
@@ -210,7 +217,9 @@ def table(numbers: Numbers, picture: Path) -> str:
     settings = ", ".join(
         f"{key.replace('_', ' ')} {value}" for key, value in numbers.settings.items() if value != ""
     )
-    lines = textwrap.wrap(f"pbde {_version()}, figures {numbers.name}: {settings}", 100, subsequent_indent="  ")
+    lines = textwrap.wrap(
+        f"pbde {package_version()}, figures {numbers.name}: {settings}", 100, subsequent_indent="  "
+    )
     widths = (
         max(len(panel.panel) for panel in numbers.panels),
         max(len(panel.equation) for panel in numbers.panels),
@@ -239,12 +248,5 @@ def json_lines(numbers: Numbers, picture: Path) -> str:
     return "\n".join(json.dumps(asdict(panel) | common) for panel in numbers.panels)
 
 
-def _version() -> str:
-    try:
-        return version("pbde")
-    except PackageNotFoundError:
-        return "(not installed)"
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_closed(main))

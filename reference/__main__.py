@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +29,10 @@ from reference.options import (
     add_test_options,
     fit_options,
     model_of,
+    package_version,
     read_graphs,
     tested,
+    until_closed,
 )
 from reference.report import (
     heading,
@@ -282,14 +282,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 }
 
 
-def package_version() -> str:
-    """The installed version, or "source" where nothing is installed."""
-    try:
-        return version("pbde")
-    except PackageNotFoundError:
-        return "source"
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0; 1 where a claim fails or a graph has no finite optimum; 2 for errors, one line on stderr."""
     args = build_parser().parse_args(argv)
@@ -297,10 +289,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         what = " ".join([args.command, *([Path(args.file).name] if "file" in args else [])])
         print(f"pbde {package_version()}, reference (NumPy {np.__version__}, float64, CPU): {what}")
     try:
-        return COMMANDS[args.command](args)
-    except BrokenPipeError:  # the reader has seen enough; nothing is left to be flushed to it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return until_closed(lambda: COMMANDS[args.command](args))
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
     except (ValueError, NotConvergedError) as error:

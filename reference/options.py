@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn
 
 from reference.comparisons import Comparisons
@@ -115,3 +119,20 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}\n")
+
+
+def package_version() -> str:
+    """The installed version, or "source" where nothing is installed."""
+    try:
+        return version("pbde")
+    except PackageNotFoundError:
+        return "source"
+
+
+def until_closed(program: Callable[[], int]) -> int:
+    """The exit status of `program`; 0 where the reader of its output has seen enough, as `head` does."""
+    try:
+        return program()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to be flushed to it
+        return 0
