@@ -177,10 +177,9 @@ def report_undetermined(group: str, graph: Comparisons, model: PBDE, options: Op
             )
         )
         for record in sorted(records, key=lambda record: -record["log_p"])[:8]:
+            error = "-" if record["se_log_p"] is None else number(record["se_log_p"], 3)
             within_text = f"density within {np.exp(record['log_p']):.4f}, log p {record['log_p']:.3f}"
-            print(
-                f"    {shortened(record['item'], 29):<30}{within_text} (s.e. {record['se_log_p'] or np.nan:.3f})"
-            )
+            print(f"    {shortened(record['item'], 29):<30}{within_text} (s.e. {error})")
     print("add comparisons that link the groups in both directions, or take a prior: --prior 0.5\n")
 
 

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
-from scipy.special import expit, gammaln, xlog1py, xlogy
+from scipy.special import expit, gammaln, log_expit, xlog1py, xlogy
 from scipy.stats import chi2
 from tqdm import tqdm
 
@@ -194,15 +194,17 @@ def refit(data: Decisive, won: Array, start: Array | None = None) -> tuple[Array
     inside = label[:, data.i] == label[:, data.j]
     df = inside.sum(axis=1) - data.n + label.max(axis=1) + 1
     fitted, near = won / data.total, (won + 0.5) / (data.total + 1)
-    if df.any():
-        for rows in _batches(len(won), data.n):
-            begin = near[rows] if start is None else np.broadcast_to(start, near[rows].shape)
-            omega = _omegas(data, won[rows], label[rows], inside[rows], begin)
-            margins = omega[:, data.i] - omega[:, data.j]
-            fitted[rows] = np.where(inside[rows], expit(margins), fitted[rows])
-    lost, share = data.total - won, won / data.total
-    saturated = xlogy(won, share) + xlogy(lost, 1 - share)
-    explained = xlogy(won, fitted) + xlogy(lost, 1 - fitted)
+    if not df.any():  # every data set is explained perfectly
+        return np.zeros(len(won)), -expected_deviance(data.total, fitted), df, fitted
+    lost, explained = data.total - won, np.zeros_like(won)
+    for rows in _batches(len(won), data.n):
+        begin = near[rows] if start is None else np.broadcast_to(start, near[rows].shape)
+        omega = _omegas(data, won[rows], label[rows], inside[rows], begin)
+        margins = omega[:, data.i] - omega[:, data.j]
+        fitted[rows] = np.where(inside[rows], expit(margins), fitted[rows])
+        likelihood = won[rows] * log_expit(margins) + lost[rows] * log_expit(-margins)
+        explained[rows] = np.where(inside[rows], likelihood, 0.0)
+    saturated = xlogy(won, won / data.total) + xlogy(lost, lost / data.total)
     deviance = np.maximum(2 * (saturated - explained).sum(axis=1), 0.0)
     return deviance, deviance - expected_deviance(data.total, fitted), df, fitted
 
@@ -306,5 +308,6 @@ def _each_component(data: Decisive, won: Array, label: Indices) -> Array:
     order = np.argsort(label, kind="stable")
     for part in np.split(order, np.cumsum(np.bincount(label))[:-1]):
         if len(part) > 1:
-            omega[part] = minimize(Pairs.of(sparse.csr_array(wins[part][:, part])))[0]
+            with np.errstate(all="ignore"):  # what overflows ends as a step that is not finite, and is refused
+                omega[part] = minimize(Pairs.of(sparse.csr_array(wins[part][:, part])))[0]
     return omega
