@@ -35,7 +35,8 @@ def _short_pretraining(monkeypatch: pytest.MonkeyPatch) -> None:
         name: training.Preset(name, points=65, comparisons=512, pretraining_steps=5) for name in training.PRESETS
     }
     monkeypatch.setattr(training, "PRESETS", short)
-    monkeypatch.setattr(slic, "POINTS", 41)
+    monkeypatch.setattr(slic, "SMOOTH_POINTS", 41)
+    monkeypatch.setattr(slic, "STEP_POINTS", 41)
 
 
 @pytest.mark.parametrize("name", [name for name in FIGURES if name != "targets"])
@@ -111,7 +112,6 @@ def _often(config: Config) -> Config:
 
 def test_the_targets_are_the_published_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exact heights of the misspecified fit, IPO and SLiC-HF, each under its proposal."""
-    monkeypatch.setattr(slic, "POINTS", 201)
     toy = Toy(401)
     q = toy.mass(toy.log_p_pre)
     fit = annotators.misspecified(toy, q)
@@ -121,7 +121,10 @@ def test_the_targets_are_the_published_ones(monkeypatch: pytest.MonkeyPatch) -> 
         density = np.exp(ipo.borda_tilt(toy, q, tau))
         found = [density[toy.x < 0].max(), density[toy.x > 0].max()]
         assert found == pytest.approx(heights, abs=HEIGHT)
-    minimum = slic.exact(Problem(Settings("pretrained")), 0.5, 1.0)
+    from figures import training
+
+    monkeypatch.setattr(training, "PRESETS", {"quick": training.Preset("quick", points=201)})
+    minimum, _ = slic.exact(Problem(Settings("pretrained")), 0.5, 1.0, 201)
     assert minimum.gap < 1e-6
     assert np.exp(minimum.log_p).max() == pytest.approx(0.109, abs=5e-4)
 
