@@ -1,4 +1,4 @@
-"""The command line: `python -m bench mlp`."""
+"""The command line: `python -m bench mlp` and `python -m bench reward`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from accel import get_ops
-from bench import mlp, peers
+from bench import mlp, peers, reward
 from bench.timing import CHECKED, Contender, interleave
 
 MLP_HELP = """\
@@ -31,6 +32,12 @@ on large matrices plus its tanhs, with both rates measured in this run.
 examples:
   python -m bench mlp --pairs 1024
   python -m bench mlp --pairs 32768 --threads 2 --peers --json
+"""
+
+
+REWARD_HELP = """\
+Trains Figure 1 (Table 1, 1,024 support points, 32,768 comparisons) for a number of seeds and prints the total
+variation to p*; with --peers in JAX too, on the same comparisons from the same first parameters.
 """
 
 
@@ -52,13 +59,19 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--shared", action="store_true", help="compare 1,024 points that are evaluated once")
     command.add_argument("--peers", action="store_true", help="run JAX and PyTorch too, where installed")
     command.add_argument("--json", action="store_true", help="a JSON line each, ours last")
+    figure = commands.add_parser("reward", help="how near Figure 1 comes to p*", description=REWARD_HELP)
+    figure.add_argument("--seeds", type=int, default=5, help="of comparisons and first parameters (default 5)")
+    figure.add_argument("--steps", type=int, default=8192, help="of training (default 8192)")
+    figure.add_argument("--ops", choices=["numpy", "numba"], default="numba", help="backend (default numba)")
+    figure.add_argument("--peers", action="store_true", help="run JAX too")
+    figure.add_argument("--json", action="store_true", help="a JSON line a run")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     try:
-        return run_mlp(arguments)
+        return run_mlp(arguments) if arguments.command == "mlp" else run_reward(arguments)
     except (ValueError, ImportError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -108,6 +121,28 @@ def run_mlp(arguments: argparse.Namespace) -> int:
         print(f"losses agree: step 1 to {mlp.FIRST_LOSS:.0e}, step 10 to {mlp.TENTH_LOSS:.0e} of 1 + |loss|")
     for line in missing:
         print(line)
+    return 0
+
+
+def run_reward(arguments: argparse.Namespace) -> int:
+    """Prints every run, and the median total variation of each contender."""
+    for name in ("seeds", "steps"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"{name} must be >= 1, got {getattr(arguments, name)}")
+    ops = get_ops(arguments.ops)
+    found: dict[str, list[float]] = {}
+    for seed in range(arguments.seeds):
+        sample = reward.Sample.draw(seed)
+        runs = [reward.ours(sample, seed, arguments.steps, ops)]
+        if arguments.peers:
+            runs.append(reward.in_jax(sample, seed, arguments.steps))
+        for run in runs:
+            found.setdefault(run.name, []).append(run.tv)
+            text = f"{run.name:<14}seed {run.seed}  TV {run.tv:.4f}  loss {run.loss:.6f}  {run.seconds:.1f} s"
+            print(json.dumps(asdict(run)) if arguments.json else text, flush=True)
+    if not arguments.json:
+        for name, distances in found.items():
+            print(f"{name:<14}median TV {np.median(distances):.4f} of {len(distances)}")
     return 0
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from accel import Ops
-from bench import mlp, peers, timing
+from bench import mlp, peers, reward, timing
 from bench.__main__ import main
 from bench.timing import Contender
+from tests.checks import CLOSED_FORM
 
 KEYS = {"name", "median_s", "min_s", "max_s", "loss"}
 
@@ -143,3 +144,17 @@ def test_operations_are_counted() -> None:
     assert task.flops == 2 * (2 * (3 * (3 * 64 * 64 + 64) + 2 * 64))
     assert task.tanhs == 2 * 4 * 64
     assert mlp.draw_task(5, True, 0).tanhs == mlp.POINTS * 4 * 64
+
+
+def test_reward_prints_a_run_a_seed(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same comparisons give the same bits, other seeds others; training lowers the distance to p*."""
+    assert main(["reward", "--seeds", "2", "--steps", "30", "--json"]) == 0
+    first, other = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert main(["reward", "--seeds", "1", "--steps", "30", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert (first["tv"], first["loss"]) == (again["tv"], again["loss"]) != (other["tv"], other["loss"])
+    assert set(first) == {"name", "seed", "tv", "loss", "seconds"}
+    sample = reward.Sample.draw(0)
+    assert first["tv"] < sample.distance(np.zeros(reward.POINTS))
+    assert sample.distance(np.asarray(sample.toy.annotator.log_p)) < CLOSED_FORM
+    assert main(["reward", "--seeds", "0"]) == 2
