@@ -3,9 +3,11 @@
 # mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from platform import machine
 from typing import Any
 
 import numba
@@ -75,9 +77,46 @@ def take(typing, counter):  # type: ignore[no-untyped-def]
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         data = cgutils.create_struct_proxy(signature.args[0])(context, builder, args[0]).data
-        return builder.atomic_rmw("add", data, ir.IntType(64)(1), "monotonic")
+        return builder.atomic_rmw("add", data, ir.IntType(64)(1), "acq_rel")
 
     return types.int64(counter), codegen
+
+
+@intrinsic
+def look(typing, counter):  # type: ignore[no-untyped-def]
+    """The number in counter (1,) int64; what other threads wrote before they took it is then seen."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        data = cgutils.create_struct_proxy(signature.args[0])(context, builder, args[0]).data
+        return builder.load_atomic(data, "acquire", 8)
+
+    return types.int64(counter), codegen
+
+
+@intrinsic
+def pause(typing):  # type: ignore[no-untyped-def]
+    """A moment's rest of this core, for a loop that waits; on processors other than x86, nothing."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        if machine() in ("x86_64", "AMD64"):
+            nothing = ir.FunctionType(ir.VoidType(), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, nothing, "llvm.x86.sse2.pause"), [])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
+def give_way(typing):  # type: ignore[no-untyped-def]
+    """Lets another thread have this core, where the system has a call for that."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        if os.name == "posix":
+            signature = ir.FunctionType(ir.IntType(32), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, signature, "sched_yield"), [])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
 
 
 class Crew:

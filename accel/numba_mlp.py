@@ -21,11 +21,12 @@ from numba import types
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
-from accel.numba_compile import compiled, take
+from accel.numba_compile import compiled, give_way, look, pause, take
 from accel.numba_matmul import VECTOR
 
 LINE = 64  # bytes of a cache line: a vector that lies in two of them is slow to load
 BLOCK = 64  # rows at most: a layer's activations and its kernel fit the first-level cache
+SPINS = 1 << 12  # tests of a waiting thread between two offers of its core to others
 GROUPS = 32  # partial gradients at most, so threads that can work at once at most
 
 # Columns of Layout.layers
@@ -135,22 +136,35 @@ def tanh_of(counter, x, out, chunk):
 
 
 @compiled
-def pack(flat, layers, packed):
-    """Kernels with padded rows, biases likewise, and the kernels turned (out, in), out of the flat parameters."""
+def pad(flat, layers, packed):
+    """Kernels with padded rows, and biases likewise, out of the flat parameters."""
     for i in range(len(layers)):
         layer = layers[i]
-        d_in, d_out, row, turned = layer[D_IN], layer[D_OUT], layer[OUT_ROW], layer[TURNED_AT]
-        for k in range(d_in + 1):  # the last row is the bias
+        d_out, row = layer[D_OUT], layer[OUT_ROW]
+        for k in range(layer[D_IN] + 1):  # the last row is the bias
             start, at = layer[FLAT_AT] + k * d_out, layer[KERNEL_AT] + k * row
             padded, exact = packed[at : at + d_out], flat[start : start + d_out]
             for j in range(d_out):
                 padded[j] = exact[j]
-        if turned:
-            kernel = flat[layer[FLAT_AT] : layer[FLAT_AT] + d_in * d_out]
-            for j in range(d_out):
-                column = packed[turned + j * layer[IN_ROW] : turned + j * layer[IN_ROW] + d_in]
-                for k in range(d_in):
-                    column[k] = kernel[k * d_out + j]
+
+
+@compiled
+def turn(packed, layer, first, end):
+    """The rows first..end - 1 of a layer's kernel (in, out) -> columns of the turned kernel (out, in)."""
+    at, row, turned, turned_row = layer[KERNEL_AT], layer[OUT_ROW], layer[TURNED_AT], layer[IN_ROW]
+    if turned:
+        for j in range(layer[D_OUT]):
+            column = packed[turned + j * turned_row : turned + (j + 1) * turned_row]
+            for k in range(first, end):
+                column[k] = packed[at + k * row + j]
+
+
+@compiled
+def pack(flat, layers, packed):
+    """Padded kernels and biases, and the turned kernels; the padding is 0 before."""
+    pad(flat, layers, packed)
+    for i in range(len(layers)):
+        turn(packed, layers[i], 0, layers[i, D_IN])
 
 
 @compiled
@@ -258,13 +272,20 @@ def backward_rows(g, packed, layers, matmul, dout, block, widest, acts, parts):
 
 
 @compiled
-def margin_rows(g, packed, layers, matmul, x_a, x_b, y, loss, block, acts_row, widest, parts):
+def margin_scratch(block, acts_row, widest, parts):
+    """What `margin_rows` works in: activations, slopes (3, block * widest), and three numbers a comparison."""
+    acts, dz = aligned(block * acts_row, parts), aligned(3 * block * widest, parts).reshape(3, block * widest)
+    clear(dz[2])
+    return acts, dz, np.empty((3, block // 2), parts.dtype)
+
+
+@compiled
+def margin_rows(g, packed, layers, matmul, x_a, x_b, y, loss, block, scratch, parts):
     """sum loss(mlp(x_a) - mlp(x_b), y) / B over the comparisons of group g; its gradient -> parts[g]."""
     clear(parts[g])
     d, at, row, half = x_a.shape[1], layers[-1, OUT_AT] * block, layers[-1, OUT_ROW], block // 2
-    acts, dz = aligned(block * acts_row, parts), aligned(3 * block * widest, parts).reshape(3, block * widest)
-    clear(dz[2])
-    blocks, share, scratch, total = -(-len(y) // half), 1.0 / len(y), np.empty((3, half), parts.dtype), 0.0
+    acts, dz, numbers = scratch
+    blocks, share, total = -(-len(y) // half), 1.0 / len(y), 0.0
     for number in range(g * blocks // len(parts), (g + 1) * blocks // len(parts)):
         start = number * half
         count = min(half, len(y) - start)
@@ -273,7 +294,7 @@ def margin_rows(g, packed, layers, matmul, x_a, x_b, y, loss, block, acts_row, w
                 acts[r * d + k] = x_a[start + r, k]
                 acts[(count + r) * d + k] = x_b[start + r, k]
         forward_block(packed, layers, matmul, acts, block, 2 * count)
-        margin, value, slope = scratch[0, :count], scratch[1, :count], scratch[2, :count]
+        margin, value, slope = numbers[0, :count], numbers[1, :count], numbers[2, :count]
         for r in range(count):
             margin[r] = acts[at + r * row] - acts[at + (count + r) * row]
         loss(margin, y[start : start + count], value, slope)
@@ -315,9 +336,10 @@ def margin_step(counter, packed, layers, matmul, x_a, x_b, y, loss, block, acts_
     x_a, x_b (B, d), y (B,) -> parts (groups, padded grads), and values (groups,), whose
     sum is the mean loss. block: rows, even: the left sides above the right sides.
     """
+    scratch = margin_scratch(block, acts_row, widest, parts)
     g = take(counter)
     while g < len(parts):
-        values[g] = margin_rows(g, packed, layers, matmul, x_a, x_b, y, loss, block, acts_row, widest, parts)
+        values[g] = margin_rows(g, packed, layers, matmul, x_a, x_b, y, loss, block, scratch, parts)
         g = take(counter)
 
 
@@ -330,3 +352,70 @@ def add_groups(parts, layers, flat):
         for j in range(len(total)):
             total[j] += part[j]
     unpack(total, layers, flat)
+
+
+# ----- Many steps, with Adam between them -----
+
+
+@compiled
+def wait_for(done, number):
+    """Returns when `number` pieces are done. Sleeping and waking would take longer than most waits."""
+    spins = 0
+    while look(done) < number:
+        spins += 1
+        if spins % SPINS:
+            pause()
+        else:
+            give_way()
+
+
+@compiled
+def update_rows(s, slices, packed, layers, parts, adam, m, v, lr, b1, b2, eps, m_scale, v_scale):
+    """Slice s of all rows of kernels and biases: the groups' gradients added in their order, then Adam on the
+    packed parameters, and the turned kernels. m, v: padded."""
+    rows, start = 0, 0
+    for i in range(len(layers)):
+        rows += layers[i, D_IN] + 1
+    first, end = s * rows // slices, (s + 1) * rows // slices
+    for i in range(len(layers)):
+        layer = layers[i]
+        k, stop = max(first - start, 0), min(end - start, layer[D_IN] + 1)
+        if k < stop:
+            lo, hi = layer[KERNEL_AT] + k * layer[OUT_ROW], layer[KERNEL_AT] + stop * layer[OUT_ROW]
+            total = parts[0, lo:hi]
+            for g in range(1, len(parts)):
+                part = parts[g, lo:hi]
+                for j in range(len(total)):
+                    total[j] += part[j]
+            adam(packed, parts[0], m, v, lo, hi, lr, b1, b2, eps, m_scale, v_scale)
+            turn(packed, layer, k, min(stop, layer[D_IN]))
+        start += layer[D_IN] + 1
+
+
+@compiled
+def margin_steps(
+    counter, done, packed, layers, matmul, x_a, x_b, y, loss, block, acts_row, widest, parts, values,
+    adam, m, v, rates, b1, b2, eps, slices,
+):  # fmt: skip
+    """Steps of Adam on the mean loss, rates (steps, 3) each: lr, m_scale, v_scale -> values (steps, groups).
+
+    packed, m and v (padded) change in place. A step's pieces are its groups, then slices of its parameters. All
+    steps' pieces are numbered in one row, and each waits for what it needs of those before it: they are held by
+    threads that run, so however few threads have begun, all ends.
+    """
+    scratch = margin_scratch(block, acts_row, widest, parts)
+    groups, pieces = len(parts), len(parts) + slices
+    number = take(counter)
+    while number < len(rates) * pieces:
+        step, piece = number // pieces, number % pieces
+        if piece < groups:
+            wait_for(done, number - piece)
+            value = margin_rows(piece, packed, layers, matmul, x_a, x_b, y, loss, block, scratch, parts)
+            values[step, piece] = value
+        else:
+            wait_for(done, number - piece + groups)
+            lr, m_scale, v_scale = rates[step]
+            s = piece - groups
+            update_rows(s, slices, packed, layers, parts, adam, m, v, lr, b1, b2, eps, m_scale, v_scale)
+        take(done)
+        number = take(counter)

@@ -1,4 +1,4 @@
-"""The margin loss over merged pairs, and Adam, compiled."""
+"""The margin loss over merged pairs, compiled."""
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,call-arg,var-annotated"
 from __future__ import annotations
@@ -45,18 +45,3 @@ def add_rows(parts, out):
         part = parts[g]
         for i in range(len(out)):
             out[i] += part[i]
-
-
-@compiled
-def adam_step(counter, params, grads, m, v, lr, b1, b2, eps, m_scale, v_scale, chunk):
-    """Adam in place, `chunk` parameters a piece; scalars in the dtype of params. m^ = m_scale m, v^ likewise."""
-    one = params.dtype.type(1)
-    start = take(counter) * chunk
-    while start < len(params):
-        part = slice(start, start + chunk)
-        p, g, mean, square = params[part], grads[part], m[part], v[part]
-        for i in range(len(p)):
-            mean[i] = b1 * mean[i] + (one - b1) * g[i]
-            square[i] = b2 * square[i] + (one - b2) * (g[i] * g[i])
-            p[i] -= lr * (mean[i] * m_scale / (np.sqrt(square[i] * v_scale) + eps))
-        start = take(counter) * chunk

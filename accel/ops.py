@@ -8,7 +8,7 @@ The dtype of the parameters decides: float32 for training, float64 for checks. N
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -196,6 +196,35 @@ class Ops:
         domega = self.xp.concatenate([dmargin, -dmargin])
         return value, self.mlp_backward(domega, cache)
 
+    def mlp_margin_steps(
+        self,
+        params: Params,
+        x_a: Array,
+        x_b: Array,
+        y: Array,
+        loss: MarginLoss,
+        m: Array,
+        v: Array,
+        step: int,
+        lr: Sequence[float],
+        b1: float = 0.9,
+        b2: float = 0.999,
+        eps: float = 1e-8,
+    ) -> Array:
+        """len(lr) times `mlp_margin_step` and `adam_step`, all on the same comparisons -> (len(lr),), each step's
+        loss before its update. IN PLACE on params, which are views of one flat buffer, and on m and v.
+
+        step: the number of the first of these steps; lr: a rate each. A backend may make them all in one call of
+        compiled code, which Ctrl-C does not interrupt. Raises ValueError as those two do, and unless m and v are
+        like the flat buffer.
+        """
+        flat = moments_checked(params, m, v)
+        losses = self.xp.empty(len(lr), dtype=flat.dtype)
+        for i, rate in enumerate(lr):
+            losses[i], grads = self.mlp_margin_step(params, x_a, x_b, y, loss)
+            self.adam_step(flat, buffers.flat_of(grads), m, v, step + i, rate, b1, b2, eps)
+        return losses
+
     def comparisons(self, params: Params, x_a: Array, x_b: Array, y: Array) -> tuple[Array, Array]:
         """The rows of x_a above those of x_b, (2 B, d), and y (B,), checked and in the dtype of params."""
         a, b = self.mlp_rows(params, x_a), self.mlp_rows(params, x_b)
@@ -267,6 +296,17 @@ def check_pairs(x_a: Array, x_b: Array, y: Array, weight: Array, n: int) -> None
             raise ValueError(f"{name} must be finite in [0, {top:g}], got {value.min()}..{value.max()}")
     if not weight.sum() > 0:
         raise ValueError("weight must have a sum > 0, got no comparison or weights of 0 only")
+
+
+def moments_checked(params: Params, m: Array, v: Array) -> Array:
+    """The flat buffer of params; ValueError unless there is one, and m and v are contiguous and like it."""
+    flat = buffers.flat_of(params)
+    for name, value in (("m", m), ("v", v)):
+        if value.shape != flat.shape or value.dtype != flat.dtype or not value.flags.c_contiguous:
+            raise ValueError(
+                f"{name} must be contiguous {flat.dtype} of shape {flat.shape}, got {value.dtype} of {value.shape}"
+            )
+    return flat
 
 
 def check_omega(omega: Array, pairs: Pairs) -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from accel import buffers, numba_matmul, numba_mlp, numba_pairs
+from accel import buffers, numba_adam, numba_matmul, numba_mlp, numba_pairs
 from accel.buffers import Array
 from accel.losses import MarginLoss
 from accel.numba_compile import Crew, compiled_loss
-from accel.ops import Cache, Ops, Pairs, Params, check_omega, mlp_widths
+from accel.ops import Cache, Ops, Pairs, Params, check_omega, mlp_widths, moments_checked
 
 CHUNK = 1 << 15  # numbers a thread: fewer are not worth a second one
 MARGIN_GROUPS = 8
+SLICES = 8  # of the parameters, for Adam between two steps of one call
 
 
 class NumbaOps(Ops):
@@ -77,6 +79,46 @@ class NumbaOps(Ops):
         self._crew.run(numba_mlp.margin_step, len(parts), *network, *inputs, *sizes, parts, values)
         return x.dtype.type(values.sum()), add_groups(params, parts, layout)
 
+    def mlp_margin_steps(
+        self,
+        params: Params,
+        x_a: Array,
+        x_b: Array,
+        y: Array,
+        loss: MarginLoss,
+        m: Array,
+        v: Array,
+        step: int,
+        lr: Sequence[float],
+        b1: float = 0.9,
+        b2: float = 0.999,
+        eps: float = 1e-8,
+    ) -> Array:
+        flat = moments_checked(params, m, v)
+        if step < 1:
+            raise ValueError(f"step must be >= 1, got {step}")
+        x, y = self.comparisons(params, x_a, x_b, y)
+        network, layout = pack(params)
+        block = numba_mlp.block_rows(2 * len(y))
+        parts = groups(-(-2 * len(y) // block), layout, x.dtype)
+        moments = [aligned((layout.grads,), x.dtype) for _ in (m, v)]
+        for moment, padded in zip((m, v), moments, strict=True):
+            padded.fill(0.0)
+            numba_mlp.pad(moment, layout.layers, padded)
+        rates = [(rate, 1.0 / (1.0 - b1**t), 1.0 / (1.0 - b2**t)) for t, rate in enumerate(lr, start=step)]
+        sizes = (block, layout.acts, layout.widest)
+        inputs = (x[: len(y)], x[len(y) :], plain(y, x.dtype), compiled_loss(loss, x.dtype.str), *sizes)
+        adam = (numba_adam.adam(x.dtype.str), *moments, np.array(rates, x.dtype).reshape(-1, 3))
+        scalars, values = map(x.dtype.type, (b1, b2, eps)), np.empty((len(rates), len(parts)))
+        done = np.zeros(1, np.int64)
+        # fmt: off
+        self._crew.run(numba_mlp.margin_steps, len(parts), done, *network, *inputs, parts, values,
+                       *adam, *scalars, SLICES)
+        # fmt: on
+        for moment, padded in zip((flat, m, v), (network[0], *moments), strict=True):
+            numba_mlp.unpack(padded, layout.layers, moment)
+        return values.sum(axis=1).astype(x.dtype)
+
     def adam_step(
         self,
         params: Array,
@@ -92,8 +134,8 @@ class NumbaOps(Ops):
         if step < 1:
             raise ValueError(f"step must be >= 1, got {step}")
         scalars = map(params.dtype.type, (lr, b1, b2, eps, 1.0 / (1.0 - b1**step), 1.0 / (1.0 - b2**step)))
-        arrays = (params, plain(grads, params.dtype), m, v)
-        self._crew.run(numba_pairs.adam_step, -(-len(params) // CHUNK), *arrays, *scalars, CHUNK)
+        arrays = (numba_adam.adam(params.dtype.str), params, plain(grads, params.dtype), m, v)
+        self._crew.run(numba_adam.adam_step, -(-len(params) // CHUNK), *arrays, *scalars, CHUNK)
 
 
 def cores() -> int:

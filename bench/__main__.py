@@ -9,6 +9,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,9 @@ MLP_HELP = """\
 Times a training step: N comparisons, both sides through the network 1-64-64-64-64-1 (tanh), the logistic loss, its
 gradient and Adam, in float32. With --shared the comparisons are between 1,024 points that go through it once.
 
-With --peers the same step runs in JAX (jit) and PyTorch (eager), from the same first parameters, all in turns; the
-times count only where the losses agree. The floor is the time of the step's matrix products at the BLAS's own rate
+With --peers the same step runs in JAX (jit, a call a step; "loop": the steps of a turn in one call) and PyTorch
+(eager), from the same first parameters, all in turns; ours makes one call a turn too, unless --shared. The times
+count only where the losses agree. The floor is the time of the step's matrix products at the BLAS's own rate
 on large matrices plus its tanhs, with both rates measured in this run.
   ms a step   median over the turns, and the fastest and slowest turn
   to floor    median / floor
@@ -88,7 +90,7 @@ def run_mlp(arguments: argparse.Namespace) -> int:
     first = mlp.first_params(arguments.seed)
     contenders, missing = [], []
     if arguments.peers:
-        for make in (peers.jax_contender, peers.torch_contender):
+        for make in (peers.jax_contender, partial(peers.jax_contender, looped=True), peers.torch_contender):
             try:
                 contenders.append(make(task, first, threads))
             except ImportError as error:

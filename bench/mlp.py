@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from accel import Ops, buffers
+from accel import Ops, Pairs, buffers
 from accel.losses import logistic
 from accel.mlp import WIDTHS, mlp_init
 from bench.timing import CHECKED, Contender, fastest
@@ -79,19 +79,21 @@ def ops_contender(ops: Ops, task: Task, first: dict[str, Array]) -> Contender:
     left, right = task.x[task.x_a], task.x[task.x_b]
     pairs = ops.pairs(task.x_a, task.x_b, task.y, None, len(task.x)) if task.shared else None
 
-    def step() -> float:
-        if pairs is None:
-            value, grads = ops.mlp_margin_step(params, left, right, task.y, logistic)
-        else:
-            omega, cache = ops.mlp_forward(params, task.x)
-            value, domega = ops.margin_loss(omega, pairs, logistic)
-            grads = ops.mlp_backward(domega, cache)
+    def step(pairs: Pairs) -> float:
+        omega, cache = ops.mlp_forward(params, task.x)
+        value, domega = ops.margin_loss(omega, pairs, logistic)
+        grads = ops.mlp_backward(domega, cache)
         count[0] += 1
         ops.adam_step(flat, buffers.flat_of(grads), m, v, count[0], task.lr)
         return float(value)
 
     def run(k: int) -> float:
-        return [step() for _ in range(k)][-1]
+        if pairs is None:
+            rates = [task.lr] * k
+            losses = ops.mlp_margin_steps(params, left, right, task.y, logistic, m, v, count[0] + 1, rates)
+            count[0] += k
+            return float(losses[-1])
+        return [step(pairs) for _ in range(k)][-1]
 
     return Contender(f"accel {ops.name}", run)
 

@@ -17,8 +17,10 @@ INSTALL = {"jax": "pip install jax", "torch": "pip install torch"}
 B1, B2, EPS = 0.9, 0.999, 1e-8
 
 
-def jax_contender(task: Task, params: Mapping[str, Any], threads: int) -> Contender:
+def jax_contender(task: Task, params: Mapping[str, Any], threads: int, looped: bool = False) -> Contender:
     """JAX, the whole step in one jit, on the cores of this process (it has no setting of its own).
+
+    looped: the steps of a turn in one jit by lax.fori_loop, in place of a call each.
 
     ImportError with the install line where it is missing.
     """
@@ -51,7 +53,12 @@ def jax_contender(task: Task, params: Mapping[str, Any], threads: int) -> Conten
 
     start = {name: jnp.asarray(value) for name, value in params.items()}
     zeros = {name: jnp.zeros_like(value) for name, value in start.items()}
+
+    def loop(k: Any, state: Any) -> Any:
+        return jax.lax.fori_loop(0, k, lambda _, carried: step(carried[1]), (jnp.float32(0), state))
+
     compiled = jax.jit(step, donate_argnums=0)
+    compiled_loop = jax.jit(loop, donate_argnums=1)
     state = [(start, zeros, {name: jnp.zeros_like(value) for name, value in start.items()}, jnp.float32(0))]
 
     def run(k: int) -> float:
@@ -60,7 +67,12 @@ def jax_contender(task: Task, params: Mapping[str, Any], threads: int) -> Conten
         jax.block_until_ready(state[0])
         return float(value)
 
-    return Contender(f"jax {jax.__version__}", run)
+    def run_loop(k: int) -> float:
+        value, state[0] = compiled_loop(k, state[0])
+        jax.block_until_ready(state[0])
+        return float(value)
+
+    return Contender(f"jax {jax.__version__}{' loop' * looped}", run_loop if looped else run)
 
 
 def torch_contender(task: Task, params: Mapping[str, Any], threads: int) -> Contender:

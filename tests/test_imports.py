@@ -20,7 +20,7 @@ ROOMS: dict[str, tuple[set[str], set[str], set[str]]] = {  # rooms, packages, pa
 }
 # Files that only a function imports: what may stand inside functions may stand anywhere in them.
 LATE = {"accel/ops_numba.py"} | {
-    f"accel/numba_{name}.py" for name in ("compile", "losses", "matmul", "mlp", "pairs")
+    f"accel/numba_{name}.py" for name in ("adam", "compile", "losses", "matmul", "mlp", "pairs")
 }
 LATE_PACKAGES = {"numba", "llvmlite"}
 VAGUE = {"utils", "helpers", "manager", "engine", "common"}

@@ -454,3 +454,31 @@ def test_a_loss_of_ones_own(seed: int) -> None:
         NUMBA.margin_loss(omega, pairs, squared), NUMPY.margin_loss(omega, pairs, squared), strict=True
     ):
         checks.assert_close(got, expected, checks.BACKENDS)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [1, 40, 1000])
+def test_steps_in_one_call(dtype: Any, n: int) -> None:
+    """Equal bit for bit to single steps, split over calls as one likes, for 1, 2, 3 threads; near NumPy's."""
+    rng = np.random.default_rng(0)
+    first = {name: value.astype(dtype) for name, value in network(rng, (2, 33, 20, 1)).items()}
+    x_a, x_b, y = (value.astype(dtype) for value in comparisons(rng, n, 2))
+    lr = [0.01, 0.02, 0.01, 0.005, 0.01]
+
+    def trained(steps: Any, cuts: tuple[int, ...]) -> Array:
+        flat, params = buffers.flatten(first)
+        moments = np.zeros((2, flat.size), dtype)
+        ends = (*cuts, len(lr))
+        losses = [
+            steps(params, x_a, x_b, y, logistic, *moments, start + 1, lr[start:end])
+            for start, end in zip((0, *cuts), ends, strict=True)
+        ]
+        return np.concatenate([*losses, flat, *moments])
+
+    singly = trained(lambda *arguments: Ops.mlp_margin_steps(NUMBA, *arguments), ())
+    assert singly.dtype == dtype
+    for threads, cuts in ((1, ()), (2, ()), (3, ()), (2, (1, 1, 4))):
+        assert np.array_equal(trained(NumbaOps(threads).mlp_margin_steps, cuts), singly)
+    plain = trained(NUMPY.mlp_margin_steps, ())
+    if dtype is np.float64:
+        assert np.abs(singly[: len(lr)] - plain[: len(lr)]).max() <= checks.BACKENDS
