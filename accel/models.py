@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from accel import buffers
 from accel.buffers import Array, Shapes
 from accel.mlp import WIDTHS, mlp_init, mlp_shapes
-from accel.ops import Cache, Ops, Params
+from accel.ops import Ops, Params
+from accel.ops_sequence import Cache
 
 Density = NDArray[np.float64]
 

@@ -11,16 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
 from accel import buffers
 from accel.buffers import Array
 from accel.losses import MarginLoss
+from accel.ops_sequence import Cache, SequenceOps
 
 Params = Mapping[str, Array]
-Cache = Any
 
 INSTALL = {"numba": "pip install numba", "cupy": "pip install 'pbde[cuda12]'"}
 
@@ -41,11 +40,10 @@ class Pairs:
     total: float
 
 
-class Ops:
+class Ops(SequenceOps):
     """The ops in plain array code: the oracle of every faster backend, and what it falls back on."""
 
     name = "numpy"
-    xp: Any = np
 
     # ----- Layers -----
 

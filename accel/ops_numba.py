@@ -13,7 +13,8 @@ from accel import buffers, numba_adam, numba_matmul, numba_mlp, numba_pairs
 from accel.buffers import Array
 from accel.losses import MarginLoss
 from accel.numba_compile import Crew, compiled_loss
-from accel.ops import Cache, Ops, Pairs, Params, check_omega, mlp_widths, moments_checked
+from accel.ops import Ops, Pairs, Params, check_omega, mlp_widths, moments_checked
+from accel.ops_sequence import Cache
 
 CHUNK = 1 << 15  # numbers a thread: fewer are not worth a second one
 MARGIN_GROUPS = 8

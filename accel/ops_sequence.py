@@ -1,0 +1,179 @@
+"""The ops of the Transformer, each with its hand-written gradient, in the form of `accel/ops.py`.
+
+Sequences come packed (`accel/packing.py`): one row a token that is not padding, so that no op but attention knows
+of sequences. Letters: R rows, C channels, H heads, D channels of a head, V vocabulary, T positions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from accel.buffers import Array
+from accel.packing import Group
+
+Cache = Any
+
+EPS = 1e-6  # of the layer norm; Flax's
+
+
+class SequenceOps:
+    """The pairs in plain array code, for every backend that looks like NumPy."""
+
+    xp: Any = np
+
+    # ----- Layers -----
+
+    def matmul_forward(self, x: Array, kernel: Array) -> tuple[Array, Cache]:
+        """x W, a linear layer without bias: [R, in], [in, out] -> [R, out], cache."""
+        out = x @ kernel
+        return out, (x, kernel)
+
+    def matmul_backward(self, dout: Array, cache: Cache) -> tuple[Array, Array]:
+        """[R, out] -> dx [R, in], dkernel [in, out]."""
+        x, kernel = cache
+        # forward: out = x @ kernel
+        return dout @ kernel.T, x.T @ dout
+
+    def bias_relu_forward(self, x: Array, bias: Array) -> tuple[Array, Cache]:
+        """max(x + b, 0): [R, C], [C] -> [R, C], cache."""
+        out = x + bias
+        self.xp.maximum(out, 0.0, out=out)
+        return out, out
+
+    def bias_relu_backward(self, dout: Array, cache: Cache) -> tuple[Array, Array]:
+        """[R, C] -> dx [R, C], dbias [C]. At the kink the slope is 0."""
+        out = cache
+        # forward: out = max(x + bias, 0)
+        dx = dout * (out > 0.0)
+        return dx, dx.sum(axis=0)
+
+    def layer_norm_forward(self, x: Array, scale: Array, bias: Array) -> tuple[Array, Cache]:
+        """scale (x - mean) / sqrt(var + 1e-6) + bias: [R, C], [C], [C] -> [R, C], cache. Ba et al. 2016."""
+        norm = x - x.mean(axis=1, keepdims=True)
+        var = self.xp.einsum("rc,rc->r", norm, norm)[:, None] / x.shape[1]
+        rstd = 1.0 / self.xp.sqrt(var + EPS)
+        norm *= rstd
+        out = norm * scale
+        out += bias
+        return out, (norm, rstd, scale)
+
+    def layer_norm_backward(self, dout: Array, cache: Cache) -> tuple[Array, Array, Array]:
+        """[R, C] -> dx [R, C], dscale [C], dbias [C]."""
+        norm, rstd, scale = cache
+        # forward: out = norm * scale + bias
+        dnorm, dscale, dbias = dout * scale, self.xp.einsum("rc,rc->c", dout, norm), dout.sum(axis=0)
+        # forward: norm = (x - mean) * rstd, where mean and rstd depend on x too
+        slope = self.xp.einsum("rc,rc->r", dnorm, norm)[:, None] / norm.shape[1]
+        dx = dnorm - dnorm.mean(axis=1, keepdims=True)
+        dx -= norm * slope
+        dx *= rstd
+        return dx, dscale, dbias
+
+    def embedding_forward(self, table: Array, tokens: Array) -> tuple[Array, Cache]:
+        """The rows of a table: [V, C], tokens [R] -> [R, C], cache."""
+        out = table[tokens]
+        return out, (tokens, table.shape)
+
+    def embedding_backward(self, dout: Array, cache: Cache) -> Array:
+        """[R, C] -> dtable [V, C]."""
+        tokens, shape = cache
+        dtable = self.xp.zeros(shape, dtype=dout.dtype)
+        # forward: out = table[tokens]; a token may stand in many rows
+        self.xp.add.at(dtable, tokens, dout)
+        return dtable
+
+    # ----- Attention -----
+
+    def attention_forward(
+        self, query: Array, key: Array, value: Array, groups: Sequence[Group]
+    ) -> tuple[Array, Cache]:
+        """softmax(Q K^T / sqrt(D)) V over the rows of a token's sequence up to its own: 3 [R, H, D] -> [R, H, D].
+
+        Sequences of about one length are one block [N, H, T, D]; what a block pads stands after the last token
+        of its sequence, where no query that counts can see it.
+        """
+        out, caches = self.xp.empty_like(value), []
+        for group in groups:
+            q, k, v = (self.pad(part, group) for part in (query, key, value))
+            q = q * (1.0 / math.sqrt(query.shape[2]))
+            weights = q @ k.swapaxes(2, 3)
+            self.causal_softmax(weights)
+            block = weights @ v
+            out[group.start : group.stop] = self.unpad(block, group)
+            caches.append((q, k, v, weights, block))
+        return out, (caches, groups)
+
+    def attention_backward(self, dout: Array, cache: Cache) -> tuple[Array, Array, Array]:
+        """[R, H, D] -> dquery, dkey, dvalue, each [R, H, D]."""
+        caches, groups = cache
+        dquery, dkey, dvalue = (self.xp.empty_like(dout) for _ in range(3))
+        for group, (q, k, v, weights, block) in zip(groups, caches, strict=True):
+            dblock, rows = self.pad(dout, group), slice(group.start, group.stop)
+            # forward: block = weights @ v
+            dweights, dv = dblock @ v.swapaxes(2, 3), weights.swapaxes(2, 3) @ dblock
+            # forward: weights = softmax(scores), whose sum(weights * dweights) is sum(block * dblock)
+            dscores = dweights
+            dscores -= (block * dblock).sum(axis=3, keepdims=True)
+            dscores *= weights
+            # forward: scores = q @ k^T
+            dq, dk = dscores @ k, dscores.swapaxes(2, 3) @ q
+            # forward: q = query / sqrt(D)
+            dq *= 1.0 / math.sqrt(dout.shape[2])
+            dquery[rows], dkey[rows], dvalue[rows] = (self.unpad(part, group) for part in (dq, dk, dv))
+        return dquery, dkey, dvalue
+
+    def causal_softmax(self, scores: Array) -> None:
+        """The softmax of [N, H, T, T] over the last axis up to the diagonal, 0 beyond. IN PLACE."""
+        length, xp = scores.shape[3], self.xp
+        scores += xp.triu(xp.full((length, length), -math.inf, dtype=scores.dtype), 1)
+        scores -= scores.max(axis=3, keepdims=True)
+        xp.exp(scores, out=scores)
+        scores /= scores.sum(axis=3, keepdims=True)
+
+    def pad(self, rows: Array, group: Group) -> Array:
+        """The group's rows of [R, H, D] as a block [N, H, T, D], 0 where a sequence is shorter than T."""
+        rows, shape = rows[group.start : group.stop], (group.count, group.length, *rows.shape[1:])
+        if group.slots is None:
+            return rows.reshape(shape).swapaxes(1, 2)
+        block = self.xp.zeros((group.count * group.length, *rows.shape[1:]), dtype=rows.dtype)
+        block[group.slots] = rows
+        return block.reshape(shape).swapaxes(1, 2)
+
+    def unpad(self, block: Array, group: Group) -> Array:
+        """The rows [., H, D] of a block [N, H, T, D], without what `pad` added."""
+        rows = block.swapaxes(1, 2).reshape(-1, block.shape[1], block.shape[3])
+        return rows if group.slots is None else rows[group.slots]
+
+    def cached_attention(self, query: Array, keys: Array, values: Array) -> Array:
+        """The last position's attention, all positions being its past: [N, H, D], 2 [N, H, T, D] -> [N, H, D]."""
+        query = query * (1.0 / math.sqrt(query.shape[2]))
+        weights = query[:, :, None] @ keys.swapaxes(2, 3)
+        weights -= weights.max(axis=3, keepdims=True)
+        self.xp.exp(weights, out=weights)
+        weights /= weights.sum(axis=3, keepdims=True)
+        return (weights @ values)[:, :, 0]
+
+    # ----- The output -----
+
+    def token_log_p_forward(self, x: Array, kernel: Array, bias: Array, targets: Array) -> tuple[Array, Cache]:
+        """log softmax(x W + b)[target] of every row: [R, C], [C, V], [V], [R] -> [R], cache of R V numbers."""
+        logits = x @ kernel
+        logits += bias
+        logits -= logits.max(axis=1, keepdims=True)
+        picked = logits[self.xp.arange(len(x)), targets]
+        weights = self.xp.exp(logits, out=logits)
+        total = weights.sum(axis=1)
+        return picked - self.xp.log(total), (x, kernel, targets, weights, total)
+
+    def token_log_p_backward(self, dout: Array, cache: Cache) -> tuple[Array, Array, Array]:
+        """[R] -> dx [R, C], dkernel [C, V], dbias [V]."""
+        x, kernel, targets, weights, total = cache
+        # forward: out = logits[target] - log(sum(exp(logits)))
+        dlogits = weights * (-dout / total)[:, None]
+        dlogits[self.xp.arange(len(x)), targets] += dout
+        # forward: logits = x @ kernel + bias
+        return dlogits @ kernel.T, x.T @ dlogits, dlogits.sum(axis=0)

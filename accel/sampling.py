@@ -1,0 +1,174 @@
+"""Drawing sequences from the Transformer, token by token, with the keys and values of earlier tokens kept."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from accel.buffers import Array
+from accel.ops_sequence import Cache, SequenceOps
+from accel.transformer import (
+    EMBEDDING,
+    NORM,
+    OUTPUT,
+    Params,
+    TransformerConfig,
+    check_params,
+    layer_forward,
+    positions,
+)
+
+PATIENCE = 100  # draws for one that ends: a model below 1 in 100 is refused
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """tokens (count, max_length): integers, 0 after the EOS. lengths (count,): tokens, EOS included.
+
+    log_likelihood (count,): under the model, in nats, float64. draws: how many sequences were drawn until the
+    last of these ended, those thrown away included.
+    """
+
+    tokens: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    log_likelihood: NDArray[np.float64]
+    draws: int
+
+
+def sample(
+    ops: SequenceOps,
+    params: Params,
+    config: TransformerConfig,
+    count: int,
+    rng: np.random.Generator,
+    max_length: int,
+    *,
+    eos: int = 2,
+    batch: int = 256,
+    progress: bool = False,
+) -> Samples:
+    """`count` independent sequences that end with eos within max_length tokens, at temperature 1, full softmax.
+
+    A sequence that has not ended by then, or in which padding (token 0) was drawn, is thrown away and another
+    drawn: so x comes with probability exp(log_likelihood(x)) / sum over all such x'. At most `batch` are drawn
+    together; those that have ended leave the batch. The same rng, arguments and machine give the same samples.
+    Raises ValueError for sizes out of range and params that do not fit config, and RuntimeError where fewer than
+    about 1 in 100 sequences end.
+    """
+    check_params(params, config)
+    for name, value, top in (
+        ("count", count, math.inf),
+        ("batch", batch, math.inf),
+        ("eos", eos, config.vocab_size - 1),
+    ):
+        if not 1 <= value <= top:
+            raise ValueError(f"{name} must be >= 1{'' if top == math.inf else f' and <= {top}'}, got {value}")
+    if not 1 <= max_length <= config.max_len:
+        raise ValueError(f"max_length must be >= 1 and <= max_len = {config.max_len}, got {max_length}")
+    kept_tokens, kept_log_p, have, draws = [], [], 0, 0
+    with tqdm(desc="sampling", total=count, disable=None if progress else True, leave=False) as bar:
+        while have < count:
+            if draws >= PATIENCE * (have + PATIENCE):
+                raise RuntimeError(
+                    f"sequences must end with token {eos} within {max_length}, got {have} of {draws} that do"
+                )
+            # as many as are still needed at the share of endings so far: they are judged in the order drawn
+            size = min(batch, math.ceil((count - have) * (draws + 1) / (have + 1)))
+            tokens, log_p, ended = _draw(ops, params, config, size, rng, max_length, eos)
+            good = np.flatnonzero(ended)[: count - have]
+            draws += int(good[-1]) + 1 if have + len(good) == count else size
+            have += len(good)
+            kept_tokens.append(tokens[good])
+            kept_log_p.append(log_p[good])
+            bar.update(len(good))
+    tokens = np.concatenate(kept_tokens)
+    return Samples(tokens, np.count_nonzero(tokens, axis=1), np.concatenate(kept_log_p), draws)
+
+
+def _draw(
+    ops: SequenceOps,
+    params: Params,
+    config: TransformerConfig,
+    size: int,
+    rng: np.random.Generator,
+    max_length: int,
+    eos: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
+    """tokens (size, max_length), their log-likelihoods (size,), and which of them ended with eos."""
+    xp, table = ops.xp, params[EMBEDDING]
+    place = xp.asarray(positions(config.max_len, config.emb_dim), dtype=table.dtype)
+    store = _store(ops, params, config, size, max_length)
+    tokens, log_p = np.zeros((size, max_length), np.int64), np.zeros(size)
+    active, last = np.arange(size), np.zeros(size, np.int64)  # which sequence stands in which slot; its last token
+    ended = np.zeros(size, np.bool_)
+    for t in range(max_length):
+        x = table[xp.asarray(last)] + place[t]
+        logits = _next_logits(ops, params, config, x, store[:, :, : len(active)], t)
+        # every sequence has its own number at t, whoever is left: what one draws does not depend on others
+        uniform = rng.random(size)[active]
+        last, token_log_p = _choose(xp, logits, uniform)
+        tokens[active, t] = last
+        log_p[active] += token_log_p
+        ended[active[last == eos]] = True
+        slots = _close_up((last != eos) & (last != 0))
+        if len(slots) == 0:
+            break
+        moved = np.flatnonzero(slots != np.arange(len(slots)))
+        if len(moved):
+            store[:, :, moved, :, : t + 1] = store[:, :, slots[moved], :, : t + 1]
+        active, last = active[slots], last[slots]
+    return tokens, log_p, ended
+
+
+def _store(ops: SequenceOps, params: Params, config: TransformerConfig, size: int, max_length: int) -> Array:
+    """Room for keys and values: [layer, key or value, N, H, T, D]."""
+    heads, channels = config.num_heads, config.qkv_dim // config.num_heads
+    shape = (config.num_layers, 2, size, heads, max_length, channels)
+    return ops.xp.empty(shape, dtype=params[EMBEDDING].dtype)
+
+
+def _next_logits(
+    ops: SequenceOps, params: Params, config: TransformerConfig, x: Array, store: Array, t: int
+) -> Array:
+    """[N, C], the embedded inputs at t -> logits [N, V]; their keys and values enter the store."""
+    for layer in range(config.num_layers):
+        keys, values = store[layer]
+
+        def attend(
+            query: Array, key: Array, value: Array, keys: Any = keys, values: Any = values
+        ) -> tuple[Array, Cache]:
+            keys[:, :, t], values[:, :, t] = key, value
+            return ops.cached_attention(query, keys[:, :, : t + 1], values[:, :, : t + 1]), None
+
+        x, _ = layer_forward(ops, params, layer, x, attend)
+    x, _ = ops.layer_norm_forward(x, params[f"{NORM}/scale"], params[f"{NORM}/bias"])
+    return ops.matmul_forward(x, params[f"{OUTPUT}/kernel"])[0] + params[f"{OUTPUT}/bias"]
+
+
+def _choose(xp: Any, logits: Array, uniform: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The token v where the cumulated softmax passes uniform, and its log-probability: [N, V], (N,) -> 2 (N,)."""
+    logits = logits - logits.max(axis=1, keepdims=True)
+    cumulative = xp.cumsum(xp.exp(logits), axis=1, dtype=np.float64)
+    total = cumulative[:, -1]
+    passed = (cumulative <= (xp.asarray(uniform) * total)[:, None]).sum(axis=1)
+    token = xp.minimum(passed, logits.shape[1] - 1)  # uniform * total may round up to total
+    log_p = logits[xp.arange(len(token)), token] - xp.log(total)
+    return _host(token).astype(np.int64), _host(log_p).astype(np.float64)
+
+
+def _close_up(going: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Which slot comes to 0, 1, ...: those still going stay, and the last of them fill the holes."""
+    kept = np.arange(len(going))[: np.count_nonzero(going)]
+    holes = ~going[: len(kept)]
+    kept[holes] = len(kept) + np.flatnonzero(going[len(kept) :])
+    return kept
+
+
+def _host(array: Array) -> NDArray[Any]:
+    """The array in the computer's memory."""
+    return np.asarray(array.get() if hasattr(array, "get") else array)

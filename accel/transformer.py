@@ -1,0 +1,353 @@
+"""The language model: the pre-LN decoder of the Flax lm1b example without dropout, composed from ops.
+
+Sinusoidal positions, ReLU, attention without bias, an untied output with bias; token 0 is padding. Parameters are
+views of one flat buffer, keyed by their Flax path, in the order of `transformer_shapes`; their dtype decides:
+float32 for training, float64 for checks. Padding costs nothing but in attention: `accel/packing.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from accel import buffers
+from accel.buffers import Array
+from accel.losses import MarginLoss, logistic
+from accel.ops_sequence import Cache, SequenceOps
+from accel.packing import BUCKET, check_tokens, pack
+
+Params = Mapping[str, Array]
+Shape = tuple[int, ...]
+Attend = Callable[[Array, Array, Array], tuple[Array, Cache]]  # query, key, value [R, H, D] -> [R, H, D], cache
+
+EMBEDDING, OUTPUT, NORM = "decoder/Embed_0/embedding", "decoder/logitdense", "decoder/encoderdecoder_norm"
+AT_ONCE = 1 << 25  # numbers of the largest array when only log-likelihoods are asked for: 128 MB in float32
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of the language model; the defaults are the paper's (section 5.2).
+
+    Raises ValueError for a size below its least value (emb_dim: 4, as the position table needs two
+    frequencies), and where num_heads does not divide qkv_dim.
+    """
+
+    vocab_size: int = 30_000
+    emb_dim: int = 512
+    num_heads: int = 8
+    num_layers: int = 6
+    qkv_dim: int = 512
+    mlp_dim: int = 2048
+    max_len: int = 512
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            least = {"vocab_size": 2, "emb_dim": 4}.get(name, 1)
+            if value < least:
+                raise ValueError(f"{name} must be >= {least}, got {value}")
+        if self.qkv_dim % self.num_heads:
+            sizes = f"{self.qkv_dim} and {self.num_heads}"
+            raise ValueError(f"qkv_dim must be divisible by num_heads, got {sizes}")
+
+
+# ----- Parameters -----
+
+
+@lru_cache(maxsize=16)
+def transformer_shapes(config: TransformerConfig) -> Mapping[str, Shape]:
+    """Name -> shape of all parameters, in the order of the flat buffer. Do not change the result."""
+    c, v = config.emb_dim, config.vocab_size
+    shapes: dict[str, Shape] = {EMBEDDING: (v, c)}
+    for layer in range(config.num_layers):
+        shapes |= {f"{layer_name(layer)}/{part}": shape for part, shape in layer_shapes(config).items()}
+    shapes |= {f"{NORM}/scale": (c,), f"{NORM}/bias": (c,)}
+    return shapes | {f"{OUTPUT}/kernel": (c, v), f"{OUTPUT}/bias": (v,)}
+
+
+def layer_shapes(config: TransformerConfig) -> dict[str, Shape]:
+    """Name -> shape of the parameters of one layer."""
+    c, m, heads = config.emb_dim, config.mlp_dim, (config.num_heads, config.qkv_dim // config.num_heads)
+    return {
+        "LayerNorm_0/scale": (c,),
+        "LayerNorm_0/bias": (c,),
+        "LayerNorm_1/scale": (c,),
+        "LayerNorm_1/bias": (c,),
+        "SelfAttention_0/query/kernel": (c, *heads),
+        "SelfAttention_0/key/kernel": (c, *heads),
+        "SelfAttention_0/value/kernel": (c, *heads),
+        "SelfAttention_0/out/kernel": (*heads, c),
+        "MlpBlock_0/Dense_0/kernel": (c, m),
+        "MlpBlock_0/Dense_0/bias": (m,),
+        "MlpBlock_0/Dense_1/kernel": (m, c),
+        "MlpBlock_0/Dense_1/bias": (c,),
+    }
+
+
+def layer_name(layer: int) -> str:
+    """The Flax path of a layer's parameters."""
+    return f"decoder/encoderdecoderblock_{layer}"
+
+
+def layer_params(params: Params, layer: int) -> dict[str, Array]:
+    """The parameters of one layer, under the names of `layer_shapes`."""
+    path = f"{layer_name(layer)}/"
+    return {name.removeprefix(path): value for name, value in params.items() if name.startswith(path)}
+
+
+def transformer_init(
+    rng: np.random.Generator, config: TransformerConfig, dtype: str = "float32"
+) -> dict[str, NDArray[Any]]:
+    """Views of a new flat buffer, drawn as the Flax lm1b example draws them: embedding N(0, 1), kernels uniform
+    within +- sqrt(6 / (in + out)) (Glorot and Bengio 2010), biases N(0, 1e-12), layer norms the identity."""
+    shapes = transformer_shapes(config)
+    params = buffers.views(np.zeros(buffers.size(shapes), dtype), shapes)
+    for name, value in params.items():
+        if name == EMBEDDING:
+            value[...] = rng.standard_normal(value.shape)
+        elif name.endswith("/kernel"):  # one of in and out is emb_dim, the other the rest of the shape
+            limit = math.sqrt(6 / (config.emb_dim + value.size // config.emb_dim))
+            value[...] = rng.uniform(-limit, limit, value.shape)
+        elif name.endswith("/scale"):
+            value[...] = 1.0
+        elif "orm" not in name.split("/")[-2]:  # LayerNorm_0, LayerNorm_1 and encoderdecoder_norm keep their 0
+            value[...] = 1e-6 * rng.standard_normal(value.shape)
+    return params
+
+
+def check_params(params: Params, config: TransformerConfig) -> None:
+    """ValueError unless params have the names and shapes of config, in that order."""
+    shapes = transformer_shapes(config)
+    if list(params) != list(shapes):
+        wrong = sorted(params.keys() ^ shapes.keys()) or "another order"
+        raise ValueError(f"params must be those of transformer_shapes(config), in its order, got {wrong}")
+    for name, shape in shapes.items():
+        if params[name].shape != shape:
+            raise ValueError(f"params[{name!r}] must have shape {shape}, got {params[name].shape}")
+
+
+@lru_cache(maxsize=16)
+def positions(max_len: int, channels: int) -> NDArray[np.float64]:
+    """(max_len, C): sin(t w_k) in channel k < K = C // 2, cos(t w_k) in K + k, w_k = 10000^(-k / (K - 1)).
+
+    The last channel of an odd C is 0. Vaswani et al. 2017, laid out as in Flax. Read-only.
+    """
+    half = channels // 2
+    angle = np.arange(max_len)[:, None] * 10_000.0 ** (-np.arange(half) / (half - 1))
+    table = np.zeros((max_len, channels))
+    table[:, :half], table[:, half : 2 * half] = np.sin(angle), np.cos(angle)
+    table.setflags(write=False)
+    return table
+
+
+# ----- One layer: x <- x + attention(norm(x)), then x <- x + mlp(norm(x)) -----
+
+
+def layer_forward(ops: SequenceOps, params: Params, layer: int, x: Array, attend: Attend) -> tuple[Array, Cache]:
+    """[R, C] -> [R, C], cache. attend mixes the rows: all that differs between training and sampling."""
+    block = layer_params(params, layer)
+    x, attention = attention_forward(ops, block, x, attend)
+    x, mlp = mlp_forward(ops, block, x)
+    return x, (attention, mlp)
+
+
+def layer_backward(ops: SequenceOps, dx: Array, cache: Cache, grads: Params, layer: int) -> Array:
+    """[R, C] -> dx [R, C]; the layer's gradients are written into grads."""
+    attention, mlp = cache
+    block = layer_params(grads, layer)
+    return attention_backward(ops, mlp_backward(ops, dx, mlp, block), attention, block)
+
+
+def attention_forward(ops: SequenceOps, block: Params, x: Array, attend: Attend) -> tuple[Array, Cache]:
+    """x + attend(norm(x) W_query, norm(x) W_key, norm(x) W_value) W_out: [R, C] -> [R, C], cache."""
+    normed, norm = ops.layer_norm_forward(x, block["LayerNorm_0/scale"], block["LayerNorm_0/bias"])
+    heads, projections = [], []
+    for part in ("query", "key", "value"):
+        kernel = block[f"SelfAttention_0/{part}/kernel"]  # [C, H, D]
+        rows, cache = ops.matmul_forward(normed, kernel.reshape(len(kernel), -1))
+        heads.append(rows.reshape(-1, *kernel.shape[1:]))
+        projections.append(cache)
+    mixed, attention = attend(*heads)
+    kernel = block["SelfAttention_0/out/kernel"].reshape(-1, x.shape[1])
+    rows, out = ops.matmul_forward(mixed.reshape(len(x), -1), kernel)
+    return x + rows, (norm, projections, attention, out)
+
+
+def attention_backward(ops: SequenceOps, dx: Array, cache: Cache, block: Params) -> Array:
+    """[R, C] -> dx [R, C]; gradients into block."""
+    norm, projections, attention, out = cache
+    # forward: x + mixed @ out
+    dmixed, dkernel = ops.matmul_backward(dx, out)
+    put(block, "SelfAttention_0/out/kernel", dkernel)
+    # forward: mixed = attend(normed @ query, normed @ key, normed @ value)
+    heads = block["SelfAttention_0/out/kernel"].shape[:2]  # H, D
+    dheads, dnormed = ops.attention_backward(dmixed.reshape(-1, *heads), attention), None
+    for part, dhead, projection in zip(("query", "key", "value"), dheads, projections, strict=True):
+        drows, dkernel = ops.matmul_backward(dhead.reshape(len(dx), -1), projection)
+        put(block, f"SelfAttention_0/{part}/kernel", dkernel)
+        dnormed = drows if dnormed is None else dnormed + drows
+    # forward: normed = norm(x)
+    drows, dscale, dbias = ops.layer_norm_backward(dnormed, norm)
+    put(block, "LayerNorm_0/scale", dscale)
+    put(block, "LayerNorm_0/bias", dbias)
+    return dx + drows
+
+
+def mlp_forward(ops: SequenceOps, block: Params, x: Array) -> tuple[Array, Cache]:
+    """x + relu(norm(x) W_0 + b_0) W_1 + b_1: [R, C] -> [R, C], cache."""
+    normed, norm = ops.layer_norm_forward(x, block["LayerNorm_1/scale"], block["LayerNorm_1/bias"])
+    hidden, dense_0 = ops.matmul_forward(normed, block["MlpBlock_0/Dense_0/kernel"])
+    hidden, relu = ops.bias_relu_forward(hidden, block["MlpBlock_0/Dense_0/bias"])
+    rows, dense_1 = ops.matmul_forward(hidden, block["MlpBlock_0/Dense_1/kernel"])
+    return x + rows + block["MlpBlock_0/Dense_1/bias"], (norm, dense_0, relu, dense_1)
+
+
+def mlp_backward(ops: SequenceOps, dx: Array, cache: Cache, block: Params) -> Array:
+    """[R, C] -> dx [R, C]; gradients into block."""
+    norm, dense_0, relu, dense_1 = cache
+    # forward: x + hidden @ kernel_1 + bias_1
+    dhidden, dkernel = ops.matmul_backward(dx, dense_1)
+    put(block, "MlpBlock_0/Dense_1/kernel", dkernel)
+    put(block, "MlpBlock_0/Dense_1/bias", dx.sum(axis=0))
+    # forward: hidden = relu(normed @ kernel_0 + bias_0)
+    dhidden, dbias = ops.bias_relu_backward(dhidden, relu)
+    dnormed, dkernel = ops.matmul_backward(dhidden, dense_0)
+    put(block, "MlpBlock_0/Dense_0/kernel", dkernel)
+    put(block, "MlpBlock_0/Dense_0/bias", dbias)
+    # forward: normed = norm(x)
+    drows, dscale, dbias = ops.layer_norm_backward(dnormed, norm)
+    put(block, "LayerNorm_1/scale", dscale)
+    put(block, "LayerNorm_1/bias", dbias)
+    return dx + drows
+
+
+def put(grads: Params, name: str, value: Array) -> None:
+    """Write one gradient where it belongs in the flat buffer."""
+    into = grads[name]
+    into[...] = value.reshape(into.shape)
+
+
+# ----- Log-likelihoods -----
+
+
+def log_likelihood_forward(
+    ops: SequenceOps, params: Params, tokens: ArrayLike, config: TransformerConfig, bucket: int = BUCKET
+) -> tuple[Array, Cache]:
+    """log p(x) = sum_t log softmax(logits_t)[x_t] over the tokens that are not padding, in nats: -> (B,), cache.
+
+    tokens (B, T): integers in 0..V-1 on the host, 0 = padding, EOS included. The input at t is token t - 1, 0 at
+    the first; t attends to the tokens s <= t of its sequence that are not padding. Summed in float64, whatever the
+    dtype of params. The cache holds about R (V + layers (10 C + mlp_dim + H T)) numbers for R tokens. Raises
+    ValueError where params do not fit config, and for tokens that are no integers of shape (B, T), outside the
+    vocabulary, longer than max_len or all padding.
+    """
+    check_params(params, config)
+    packed = pack(tokens, config.vocab_size, config.max_len, bucket, ops.xp)
+    x, embedding = ops.embedding_forward(params[EMBEDDING], packed.inputs)
+    x += ops.xp.asarray(positions(config.max_len, config.emb_dim), dtype=x.dtype)[packed.position]
+
+    def attend(query: Array, key: Array, value: Array) -> tuple[Array, Cache]:
+        return ops.attention_forward(query, key, value, packed.groups)
+
+    layers = []
+    for layer in range(config.num_layers):
+        x, cache = layer_forward(ops, params, layer, x, attend)
+        layers.append(cache)
+    x, norm = ops.layer_norm_forward(x, params[f"{NORM}/scale"], params[f"{NORM}/bias"])
+    kernel, bias = params[f"{OUTPUT}/kernel"], params[f"{OUTPUT}/bias"]
+    token_log_p, output = ops.token_log_p_forward(x, kernel, bias, packed.targets)
+    total = ops.xp.bincount(packed.sequence, weights=token_log_p, minlength=len(packed.lengths))  # in float64
+    return total, (ops, config, packed.sequence, embedding, layers, norm, output)
+
+
+def log_likelihood_backward(dout: Array, cache: Cache) -> Array:
+    """(B,) -> the flat gradient, in the order and dtype of params; `buffers.views` names its parts."""
+    ops, config, sequence, embedding, layers, norm, output = cache
+    shapes, dtype = transformer_shapes(config), output[0].dtype
+    flat = ops.xp.empty(buffers.size(shapes), dtype)
+    grads = buffers.views(flat, shapes)
+    # forward: total[sequence] += token_log_p
+    dtoken_log_p = ops.xp.asarray(dout).astype(dtype)[sequence]
+    dx, dkernel, dbias = ops.token_log_p_backward(dtoken_log_p, output)
+    put(grads, f"{OUTPUT}/kernel", dkernel)
+    put(grads, f"{OUTPUT}/bias", dbias)
+    dx, dscale, dbias = ops.layer_norm_backward(dx, norm)
+    put(grads, f"{NORM}/scale", dscale)
+    put(grads, f"{NORM}/bias", dbias)
+    for layer in reversed(range(config.num_layers)):
+        dx = layer_backward(ops, dx, layers[layer], grads, layer)
+    # forward: x = table[inputs] + positions
+    put(grads, EMBEDDING, ops.embedding_backward(dx, embedding))
+    return flat
+
+
+def log_likelihood(ops: SequenceOps, params: Params, tokens: ArrayLike, config: TransformerConfig) -> Array:
+    """The same without a gradient, (B, T) -> (B,), a part of the sequences at a time: any number of them."""
+    tokens = check_tokens(tokens, config.vocab_size, config.max_len)
+    at_once = max(1, AT_ONCE // (tokens.shape[1] * max(config.vocab_size, config.mlp_dim)))
+    parts = [tokens[start : start + at_once] for start in range(0, len(tokens), at_once)]
+    return ops.xp.concatenate([log_likelihood_forward(ops, params, part, config)[0] for part in parts])
+
+
+# ----- What is minimised -----
+
+
+def cross_entropy_step(
+    ops: SequenceOps, params: Params, tokens: ArrayLike, config: TransformerConfig, bucket: int = BUCKET
+) -> tuple[Array, Array]:
+    """-log p(token | tokens before it), the mean over all tokens that are not padding: (B, T) -> (), flat grads.
+
+    Raises ValueError as `log_likelihood_forward`.
+    """
+    total, cache = log_likelihood_forward(ops, params, tokens, config, bucket)
+    count = int(np.count_nonzero(tokens))
+    # forward: loss = -sum(total) / count
+    return -total.sum() / count, log_likelihood_backward(ops.xp.full_like(total, -1.0 / count), cache)
+
+
+def preference_step(
+    ops: SequenceOps,
+    params: Params,
+    x_a: ArrayLike,
+    x_b: ArrayLike,
+    y: ArrayLike,
+    config: TransformerConfig,
+    *,
+    scale: float = 50.0,
+    beta_reg: float = 0.0,
+    loss: MarginLoss = logistic,
+    bucket: int = BUCKET,
+) -> tuple[Array, Array]:
+    """The mean of loss(scale (ll_a / |a| - ll_b / |b|), y) - beta_reg (ll_a + ll_b): (), flat grads.
+
+    Eq. 7 with the length-normalised model of Eq. 12. x_a, x_b: tokens (B, T) and (B, T'), padded with 0; |x|: the
+    tokens that are not padding, EOS included. y (B,): 1 where x_a was preferred, 0 where x_b was, or the share
+    between. Both sequences of all pairs go through the network as one batch. Raises ValueError as
+    `log_likelihood_forward`, for other shapes and for y outside [0, 1].
+    """
+    tokens, y = pair_tokens(x_a, x_b), np.asarray(y, dtype=np.float64)
+    if y.shape != (len(tokens) // 2,) or not np.all((y >= 0) & (y <= 1)):
+        raise ValueError(f"y must lie in [0, 1], of shape ({len(tokens) // 2},), got {y.shape}, {y}")
+    total, cache = log_likelihood_forward(ops, params, tokens, config, bucket)
+    pairs, rate = len(y), ops.xp.asarray(scale / np.count_nonzero(tokens, axis=1))
+    margin = rate[:pairs] * total[:pairs] - rate[pairs:] * total[pairs:]
+    values, slope = loss(margin, ops.xp.asarray(y))
+    # forward: value = mean(values) - beta_reg * sum(total) / pairs
+    value, dmargin = values.mean() - beta_reg * total.sum() / pairs, slope / pairs
+    # forward: margin = rate_a * total_a - rate_b * total_b
+    dtotal = rate * ops.xp.concatenate([dmargin, -dmargin]) - beta_reg / pairs
+    return value, log_likelihood_backward(dtotal, cache)
+
+
+def pair_tokens(x_a: ArrayLike, x_b: ArrayLike) -> NDArray[np.integer[Any]]:
+    """The sequences of x_a above those of x_b, (2 B, max(T, T')); ValueError where they are not as many."""
+    a, b = np.asarray(x_a), np.asarray(x_b)
+    if a.ndim != 2 or b.ndim != 2 or len(a) != len(b):
+        raise ValueError(f"x_a, x_b must be tokens of shape (B, T) with one B, got {a.shape} and {b.shape}")
+    length = max(a.shape[1], b.shape[1])
+    return np.concatenate([np.pad(x, ((0, 0), (0, length - x.shape[1]))) for x in (a, b)])
