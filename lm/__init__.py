@@ -2,6 +2,7 @@
 
 from lm.cells import Cells, annotator_mixture, density_mixture, sentence_cells
 from lm.coffee import coffee_grammar
+from lm.corpus import Corpora, Corpus, load_corpus
 from lm.grammar import BOS, EOS, PAD, Choice, Grammar, sentence_lengths
 from lm.lengths import MAX_LENGTH, Tilted, long, modes, moving_average, shares, short, whole
 
@@ -12,11 +13,14 @@ __all__ = [
     "PAD",
     "Cells",
     "Choice",
+    "Corpora",
+    "Corpus",
     "Grammar",
     "Tilted",
     "annotator_mixture",
     "coffee_grammar",
     "density_mixture",
+    "load_corpus",
     "long",
     "modes",
     "moving_average",
