@@ -123,19 +123,20 @@ def _rules() -> dict[str, list[Choice]]:
     subject["subject"] += [Choice("pronoun", 0.15, "verb"), Choice("name", 0.15, "verb")]
     other = _noun_phrase("other", "person", "clause")
     other["other"] = [*_scaled(other["other"], 0.75), Choice("name", 0.25, "clause")]
-    deed = [
+    act = [
         Choice("drinks", 0.35, "drink"),
         Choice("grinds", 0.15, "bean"),
         Choice("cleans", 0.2, "thing"),
         Choice("greets", 0.12, "other"),
-        Choice("smiles", 0.18, "clause"),
     ]
+    deed = [*act, Choice("smiles", 0.18, "clause")]
     verb = [*_scaled(deed, 0.85), Choice("often", 0.15, "deed")]
     return {
         **subject,
         "person": [*_scaled(verb, 0.8), Choice("who", 0.1, "who"), Choice("with", 0.1, "held")],
-        "who": [Choice("smiles", 0.7, "verb"), Choice("often", 0.3, "who.often")],
-        "who.often": [Choice("smiles", 1.0, "verb")],
+        "who": [Choice("smiles", 0.7, "act"), Choice("often", 0.3, "who.often")],
+        "who.often": [Choice("smiles", 1.0, "act")],
+        "act": act,
         **_noun_phrase("held", "thing", "verb"),
         "verb": verb,
         "deed": deed,

@@ -27,6 +27,7 @@ Tokens = NDArray[np.int64]
 PAD, BOS, EOS = 0, 1, 2
 SPECIAL = ("<pad>", "<bos>", "<eos>")
 NOWHERE = -1  # the state behind a word that a state does not allow
+SMALLEST = 1e-300  # stands in for 0 where a 0 is divided by it
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ class Grammar:
 
     stop: the probability of stopping at an end position, by the clauses so far: the last one holds for all more.
     ends: the positions where a sentence may stop. start: where it begins.
-    ValueError where a name is not defined, a weight is not > 0, a stop is not in [0, 1), or a word leaves a
-    position twice (the grammar would be ambiguous).
+    ValueError where a name is not defined, a weight is not > 0 and finite, a stop is not in [0, 1), or a word
+    leaves a position twice (the grammar would be ambiguous).
     """
 
     classes: Mapping[str, Mapping[str, float]]
@@ -79,7 +80,7 @@ class Grammar:
     def __post_init__(self) -> None:
         _check_names(self)
         for name, words in self.classes.items():
-            if not words or min(words.values()) <= 0:
+            if not words or not all(0 < weight < np.inf for weight in words.values()):
                 raise ValueError(f"class {name!r} must have words, each with a weight > 0, got {dict(words)}")
         if not self.stop or not all(0 <= stop < 1 for stop in self.stop):
             raise ValueError(f"stop must lie in [0, 1), one number for each count of clauses, got {self.stop}")
@@ -199,12 +200,6 @@ class Grammar:
         """(N, T) -> (N,), or (T,) -> (): log p(x), -inf for what is not a sentence. Errors: token_log_probs."""
         return np.asarray(self.token_log_probs(tokens).sum(axis=-1))
 
-    def sample(self, count: int, rng: np.random.Generator, max_length: int) -> Tokens:
-        """(count, max_length): exact sentences given |x| <= max_length, EOS at the end, then PAD."""
-        law = self.length_law(max_length)
-        lengths = rng.choice(max_length + 1, size=count, p=law / law.sum())
-        return self.sample_given_length(lengths, rng, max_length)
-
     def sample_given_length(
         self, lengths: ArrayLike, rng: np.random.Generator, max_length: int | None = None
     ) -> Tokens:
@@ -218,27 +213,26 @@ class Grammar:
         for length in np.unique(wanted):
             if not 1 <= length <= width or not remaining[length, self.initial] > 0:
                 raise ValueError(f"lengths must be possible and <= {width}, got {length}")
+        edges, words = _cumulative(self._edge_probs(remaining)), _cumulative(self.word_probs)
+        first = np.searchsorted(self.edges.state, np.arange(self.states + 1))
         tokens = np.full((len(wanted), width), PAD)
         state = np.full(len(wanted), self.initial)
         for t in range(width):
             tokens[wanted == t + 1, t] = EOS
-            for left in np.unique(wanted[wanted > t + 1]) - t:
-                going = np.flatnonzero(wanted == t + left)
-                tokens[going, t] = self._next_words(state[going], remaining[left - 1], rng)
             going = np.flatnonzero(wanted > t + 1)
-            state[going] = self.tables.to[state[going], tokens[going, t]]
+            here, row = state[going], wanted[going] - t
+            edge = _draw(edges, row, first[here], first[here + 1], rng)
+            tokens[going, t] = _draw(words, self.edges.words[edge], 0, len(self.vocabulary), rng)
+            state[going] = self.edges.to[edge]
         return tokens
 
-    def _next_words(self, state: Tokens, message: Array, rng: np.random.Generator) -> Tokens:
-        """(N,) states -> (N,) words, with probability in proportion to p(word | state) message(next state)."""
-        weights = self.edges.prob * message[self.edges.to]
-        weights /= np.maximum(np.bincount(self.edges.state, weights, self.states), 1e-300)[self.edges.state]
-        first = np.searchsorted(self.edges.state, np.arange(self.states + 1))
-        edge = _draw(np.concatenate([[0.0], np.cumsum(weights)]), first[state], first[state + 1], rng)
-        words = self.edges.words[edge]
-        cumulative = np.concatenate([[0.0], np.cumsum(self.word_probs)])
-        size = len(self.vocabulary)
-        return _draw(cumulative, words * size, (words + 1) * size, rng) % size
+    def _edge_probs(self, remaining: Array) -> Array:
+        """(max_length + 1, E): the probability of each choice of its state, given exactly r more tokens."""
+        probs = np.zeros((len(remaining), len(self.edges.prob)))
+        for r in range(2, len(remaining)):
+            weights = self.edges.prob * remaining[r - 1, self.edges.to]
+            probs[r] = weights / np.maximum(remaining[r], SMALLEST)[self.edges.state]
+        return probs
 
     def text(self, tokens: ArrayLike) -> str:
         """(T,) -> the words with spaces between them, up to EOS. ValueError for unknown ids."""
@@ -253,12 +247,23 @@ class Grammar:
         return np.array([self.ids[word] for word in text.split()] + [EOS])
 
 
-def _draw(cumulative: Array, low: Tokens, high: Tokens, rng: np.random.Generator) -> Tokens:
-    """(N,) indices in [low, high), each in proportion to the step of cumulative (M + 1,) at it."""
-    start, stop = cumulative[low], cumulative[high]
-    target = np.minimum(start + rng.random(len(low)) * (stop - start), np.nextafter(stop, start))
-    drawn = np.searchsorted(cumulative, target, side="right") - 1
-    return np.asarray(np.clip(drawn, low, high - 1))
+def _cumulative(probs: Array) -> Array:
+    """(M, E) -> (M, E + 1): sums of the entries before each."""
+    return np.pad(np.cumsum(probs, axis=1), ((0, 0), (1, 0)))
+
+
+def _draw(
+    cumulative: Array, row: Tokens, low: Tokens | int, high: Tokens | int, rng: np.random.Generator
+) -> Tokens:
+    """(N,) columns in [low, high), each in proportion to the step of cumulative[row] at it, by bisection."""
+    low, high = np.broadcast_to(low, row.shape), np.broadcast_to(high, row.shape)
+    start, stop = cumulative[row, low], cumulative[row, high]
+    target = np.minimum(start + rng.random(len(row)) * (stop - start), np.nextafter(stop, start))
+    while (high - low > 1).any():  # cumulative[row, low] <= target < cumulative[row, high]
+        middle = (low + high) // 2
+        above = cumulative[row, middle] > target
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
+    return np.asarray(low)
 
 
 def check_tokens(tokens: ArrayLike, size: int) -> Tokens:
@@ -276,7 +281,7 @@ def check_tokens(tokens: ArrayLike, size: int) -> Tokens:
             f"every sentence must have one EOS ({EOS}), row {np.argmax(ends != 1)} has {ends[ends != 1][0]}"
         )
     behind = np.cumsum(array == EOS, axis=1) - (array == EOS) > 0
-    if ((array == PAD) != behind).any() or (array == BOS).any():
+    if ((array == PAD) != behind).any():
         raise ValueError(f"a sentence must be words, EOS ({EOS}), then PAD ({PAD}) only")
     return array
 
@@ -300,8 +305,8 @@ def _check_names(grammar: Grammar) -> None:
 
 
 def _check_choices(grammar: Grammar, position: str, choices: Sequence[Choice]) -> None:
-    """ValueError where a position has no choices, a weight is not > 0, or a word leaves it twice."""
-    if not choices or min(choice.weight for choice in choices) <= 0:
+    """ValueError where a position has no choices, a weight is not > 0 and finite, or a word leaves it twice."""
+    if not choices or not all(0 < choice.weight < np.inf for choice in choices):
         raise ValueError(f"position {position!r} must have choices, each with a weight > 0")
     owner: dict[str, str] = {}
     for choice in choices:

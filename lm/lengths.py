@@ -162,7 +162,13 @@ def moving_average(law: ArrayLike, width: int = 5) -> Array:
 
 
 def modes(law: ArrayLike, share: float = 0.1) -> Tokens:
-    """The lengths where law is a local maximum above `share` of the highest; a plateau counts once."""
-    array = np.concatenate([[0.0], np.asarray(law, dtype=np.float64), [0.0]])
-    peak = (array[1:-1] > array[:-2]) & (array[1:-1] >= array[2:]) & (array[1:-1] > share * array.max())
-    return np.flatnonzero(peak)
+    """The lengths where law is a local maximum above `share` of the highest; a plateau counts where it begins.
+
+    Differences of rounding, below 1e-12 of the highest, are none.
+    """
+    array = np.asarray(law, dtype=np.float64)
+    steps = np.round(np.concatenate([[0.0], array, [0.0]]) / array.max(), 12)
+    starts = np.flatnonzero(np.diff(steps)) + 1  # where a run of equal values begins; the first is of zeros
+    heights = steps[starts]
+    rises, falls = heights > np.append(0.0, heights[:-1]), np.append(heights[1:], 0.0) < heights
+    return np.asarray(starts[rises & falls & (heights > share)] - 1)
