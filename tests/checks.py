@@ -18,6 +18,9 @@ MINIMUM = 1e-9  # a loss of hinges, relative to 1 + |loss|: duality gaps come do
 MINIMISER = 1e-6  # log p of such a minimum: where the loss is smooth, a gap of 1e-13 moves it by the square root
 BACKENDS = 1e-13  # two orders of summation in float64, up to some hundred terms, relative to the largest value
 TANH_ULP = 2.0  # the compiled float32 tanh: what its head comment promises
+FOURIER = (
+    1e-9  # sums of hundreds of nats over a grid whose every place a Fourier transform rounds at 1e-16 .. 1e-12
+)
 CHANCE = 1e-3  # the p-value below which samples of a fixed seed count as drawn from another law
 EPS32 = 2.0**-23
 
