@@ -24,7 +24,7 @@ from lm.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 GRAMMAR = "grammar"  # the name of the default corpus
 CACHE = Path("out/corpus")  # where tokenizers and encoded sentences are kept
-LINES = 500_000  # as many lines, drawn at random, train a tokenizer
+LINES = 200_000  # as many lines, drawn at random, train a tokenizer
 RANGES = {"whole": (1, MAX_LENGTH), "short": (1, SHORT), "long": (LONG, MAX_LENGTH)}  # of |x|, on text
 LAYOUT = 1  # of what is kept: another number, and it is made again
 

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,18 +75,18 @@ def encode(
         contextlib.ExitStack() as files,
         tqdm(desc="encoding", unit=" lines", disable=None if progress else True, leave=False) as bar,
     ):
-        writers: dict[Path, Any] = {}
-        source = iter(lines)
+        writers: dict[tuple[str, int], BinaryIO] = {}
+        source, dtype = iter(lines), _dtype(tokenizer.vocab_size)
         while batch := list(itertools.islice(source, LINES_AT_ONCE)):
             for ids, (_, held_out) in zip(tokenizer.encode([line for line, _ in batch]), batch, strict=True):
                 if reason := _unfit(ids, max_length):
                     left_out[reason] += 1
                     continue
                 part = HELD_OUT if held_out else TRAINING
-                path = _block(temporary, part, len(ids))
-                if path not in writers:
-                    writers[path] = files.enter_context(path.open("wb"))
-                writers[path].write(np.array(ids, dtype=_dtype(tokenizer.vocab_size)).tobytes())
+                block = part, len(ids)
+                if block not in writers:
+                    writers[block] = files.enter_context(_block(temporary, *block).open("wb"))
+                writers[block].write(np.array(ids, dtype=dtype).tobytes())
                 counts[part][len(ids)] += 1
             bar.update(len(batch))
     in_order = {part: sorted(count.items()) for part, count in counts.items()}
