@@ -122,12 +122,15 @@ def _buckets(values: Array, law: Array, count: int) -> list[tuple[float, float]]
     return [(float(total[b] / mass[b]), float(mass[b])) for b in np.flatnonzero(mass > ROUNDING)]
 
 
+def log_density(on: Cells, tilted: Tilted) -> Array:
+    """(n,): log p of a sentence of each cell under `tilted`."""
+    base = whole(tilted.grammar, tilted.max_length)
+    return np.asarray(on.log_likelihoods + base.log_z + np.asarray(tilted.tilt)[on.lengths] - tilted.log_z)
+
+
 def annotator(on: Cells, tilted: Tilted, scale: float) -> Annotator:
     """The annotator with density `tilted` and the length-normalised Luce rule (Eq. 12), times scale."""
-    tilt = np.asarray(tilted.tilt)
-    base = whole(tilted.grammar, tilted.max_length)
-    log_p = on.log_likelihoods + base.log_z + tilt[on.lengths] - tilted.log_z
-    return Annotator(log_p, PBDE.length_normalized(on.lengths, scale), on.measure)
+    return Annotator(log_density(on, tilted), PBDE.length_normalized(on.lengths, scale), on.measure)
 
 
 def annotator_mixture(on: Cells, corpora: tuple[Tilted, ...], scale: float) -> Optimum:
