@@ -91,11 +91,13 @@ def test_one_bucket_a_length() -> None:
         assert_close(mean, prob[rows] @ base.log_prob(tokens[rows]) / prob[rows].sum(), FOURIER)
 
 
-@pytest.mark.parametrize(("buckets", "step"), [(0, 0.1), (5, 0.0), (5, np.nan)])
-def test_bad_cells(buckets: int, step: float) -> None:
-    """At least one bucket, and a grid."""
-    with pytest.raises(ValueError, match="buckets must be >= 1 and step > 0"):
-        sentence_cells(LITTLE, 5, buckets, step)
+@pytest.mark.parametrize(
+    ("buckets", "step", "reach"), [(0, 0.1, 3.0), (5, 0.0, 3.0), (5, np.nan, 3.0), (5, 0.1, 0)]
+)
+def test_bad_cells(buckets: int, step: float, reach: float) -> None:
+    """At least one bucket, a grid, and somewhere to put the buckets."""
+    with pytest.raises(ValueError, match="buckets must be >= 1, step and reach > 0"):
+        sentence_cells(LITTLE, 5, buckets, step, reach)
 
 
 # ----- The optima -----
@@ -149,7 +151,7 @@ def test_figure_6_of_the_default_grammar(cells: Cells, densities: Optimum) -> No
 
 
 def test_finer_cells_change_little(cells: Cells) -> None:
-    """Twice the buckets on half the step: the length law of Eq. 22 moves by less than 0.01 in total variation."""
+    """Twice the buckets on half the step, of the same reach: the length law of Eq. 22 moves by less than 0.01."""
     fine = sentence_cells(COFFEE, buckets=24, step=0.05)
     laws = [on.length_law(annotator_mixture(on, CORPORA, 50.0).log_p, 50) for on in (cells, fine)]
     assert np.abs(laws[0] - laws[1]).sum() / 2 < 0.01

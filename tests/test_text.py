@@ -17,7 +17,7 @@ from accel.packing import pack
 from lm import EOS, PAD, Corpora, coffee_grammar, load_corpus, sentence_lengths, whole
 from lm.encoded import HELD_OUT, LINES_AT_ONCE, TRAINING, encode, open_encoded
 from lm.text import LM1B, LM1B_HELD_OUT, LM1B_TRAINING, find_text, is_held_out, read_lines, some_lines
-from lm.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from lm.tokenizer import UNKNOWN, Tokenizer, load_tokenizer, train_tokenizer
 
 
 def coffee_lines(count: int, seed: int = 0) -> list[str]:
@@ -109,7 +109,7 @@ def test_tokenizer() -> None:
     for line, row in zip(LINES, ids, strict=False):
         assert row[-1] == EOS
         assert min(row[:-1]) > EOS
-        assert TOKENIZER.decode([*row, PAD, PAD]) == line
+        assert TOKENIZER.decode([*row, PAD, PAD]) == TOKENIZER.decode([*row, *row]) == line
     assert TOKENIZER.decode(ids[0][:-1]) == LINES[0]
 
 
@@ -175,6 +175,15 @@ def test_all_sentences_are_drawn_alike(corpora: Corpora) -> None:
     assert rows(held_out) == encoded(model, [line for line in LINES if is_held_out(line)])
     assert np.array_equal(held_out[:20], corpora.whole.held_out(20))
     assert len({len(row[row > 0]) for row in held_out[:20]}) > 5  # in no order of lengths
+
+
+def test_tokenizers_do_not_see_what_is_held_out(tmp_path: Path) -> None:
+    """A character of the held-out shards alone is no piece."""
+    write(tmp_path / LM1B_TRAINING / "news.en-00001-of-00100", LINES)
+    write(tmp_path / LM1B_HELD_OUT / "news.en.heldout-00000-of-00050", [f"{line} Ω" for line in LINES[:200]])
+    found = load_corpus(tmp_path, cache=tmp_path / "cache")
+    assert set(np.count_nonzero(found.whole.held_out(100) == UNKNOWN, axis=1)) == {1}
+    assert not np.any(found.whole.sample(1000, np.random.default_rng(0)) == UNKNOWN)
 
 
 def test_what_is_kept_is_used_again(tmp_path: Path, corpora: Corpora) -> None:
