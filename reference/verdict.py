@@ -28,7 +28,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.special import expit, gammaln, log_expit, xlog1py, xlogy
@@ -196,7 +195,7 @@ def refit(data: Decisive, won: Array, start: Array | None = None) -> tuple[Array
     fit that they come from. A data set without a finite fit enters with the supremum of its likelihood: its
     strong components are fitted by themselves, and between them the fit reaches 0 or 1. start: (E,) near the fits.
     """
-    label = _labels(data, won)
+    label = np.stack([_labels(data, row) for row in won])
     inside = label[:, data.i] == label[:, data.j]
     df = inside.sum(axis=1) - data.n + label.max(axis=1) + 1
     fitted, near = won / data.total, (won + 0.5) / (data.total + 1)
@@ -254,26 +253,10 @@ def _poisson_deviance(rate: Array) -> Array:
 
 
 def _labels(data: Decisive, won: Array) -> Indices:
-    """(B, n): the strong component of each item. Most data sets have one; only the others are taken apart."""
-    label = np.zeros((len(won), data.n), dtype=np.intp)
-    apart = np.ones(len(won), dtype=bool)
-    for rows in _batches(len(won), data.n) if data.n <= BATCH_ITEMS else ():
-        beats = np.zeros((len(won[rows]), data.n, data.n), dtype=bool)
-        beats[:, data.i, data.j], beats[:, data.j, data.i] = won[rows] > 0, won[rows] < data.total
-        apart[rows] = ~(_reaches_all(beats) & _reaches_all(beats.transpose(0, 2, 1)))
-    for row in np.flatnonzero(apart):
-        for k, component in enumerate(strong_components(data.wins(won[row]))):
-            label[row, component] = k
+    label = np.empty(data.n, dtype=np.intp)
+    for k, component in enumerate(strong_components(data.wins(won))):
+        label[component] = k
     return label
-
-
-def _reaches_all(beats: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(B,): whether item 0 beats all others, directly or through others, by beats (B, n, n)."""
-    reached, before = beats[:, 0] | (np.arange(beats.shape[1]) == 0), -1
-    while reached.sum() > before:
-        before = int(reached.sum())
-        reached = reached | (reached[:, :, None] & beats).any(axis=1)
-    return np.asarray(reached.all(axis=1))
 
 
 def _batches(count: int, n: int) -> Iterator[slice]:

@@ -19,9 +19,8 @@ from reference.__main__ import main
 from reference.calibrate import DESIGNS, calibrate, draw
 from reference.fit import fit
 from reference.hodge import cyclic_share, potentials, worst_triangles
-from reference.optimum import strong_components
 from reference.pbde import normalize
-from reference.verdict import BATCH_ITEMS, Decisive, _labels, expected_deviance, goodness_of_fit, refit
+from reference.verdict import BATCH_ITEMS, Decisive, expected_deviance, goodness_of_fit, refit
 from tests.checks import CLOSED_FORM, SOLVED, assert_close
 from tests.strategies import arrays, counts
 from tests.test_fit import of_wins
@@ -98,19 +97,6 @@ def test_refitting_in_batches_is_fitting_one_by_one(data: st.DataObject, n: int,
         assert_close(deviance[row], 2 * (saturated - explained).sum(), 1e-5)
         assert_close(fitted[row], expit(margin), 1e-4)
         assert 0 <= df[row] <= len(i) - n + 1
-
-
-@given(st.data(), st.integers(2, 8), st.floats(0.05, 0.95))
-def test_components_in_batches_are_those_one_by_one(data: st.DataObject, n: int, p: float) -> None:
-    """Connected data sets, and those that are not, with items that were never compared."""
-    i, j = np.triu_indices(n, 1)
-    kept = np.array(data.draw(st.lists(st.booleans(), min_size=len(i), max_size=len(i)).filter(any)))
-    i, j, total = i[kept], j[kept], np.full(kept.sum(), 4.0)
-    won = np.random.default_rng(data.draw(st.integers(0, 1000))).binomial(4, p, (6, len(i))).astype(float)
-    design = Decisive(i, j, won[0], total, n)
-    for row, label in zip(won, _labels(design, won), strict=True):
-        parts = [np.flatnonzero(label == k).tolist() for k in range(label.max() + 1)]
-        assert parts == [part.tolist() for part in strong_components(design.wins(row))]
 
 
 def test_the_sparse_route_is_the_dense_one(monkeypatch: pytest.MonkeyPatch) -> None:
