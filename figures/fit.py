@@ -120,7 +120,8 @@ def _draw_items(axes: Axes, numbers: Numbers) -> None:
     named = rank[::-1][:: -(-len(order) // NAMES)]
     axes.set_yticks(named, [_plain(str(arrays["labels"][order[k]])) for k in named], fontsize=6.5 if dense else 8)
     axes.set_ylim(-0.7, len(order) + 0.2)
-    axes.set_xlabel("implicit preference distribution, 95 % intervals")
+    intervals = "" if np.isnan(arrays["low"]).all() else ", 95 % intervals"
+    axes.set_xlabel(f"implicit preference distribution{intervals}")
 
 
 def _plain(label: str, width: int = 28) -> str:

@@ -137,6 +137,8 @@ def run_fit(args: argparse.Namespace) -> int:
     options, graphs = fit_options(args), read_graphs(args)
     if args.predict:
         check_predicted(args, graphs)
+    if args.csv:
+        check_output(args.csv, args.file)
     rows: list[list[Any]] = []
     status = 0
     for group, graph in graphs.items():
@@ -168,6 +170,14 @@ def run_fit(args: argparse.Namespace) -> int:
     if args.csv:
         write_rows(args.csv, rows)
     return status
+
+
+def check_output(path: str, source: str) -> None:
+    """ValueError where the output would replace the input, OSError where it cannot be written: before the fits."""
+    if Path(path).exists() and Path(path).samefile(source):
+        raise ValueError(f"--csv must be another file than the one that is read, got {path}")
+    with open(path, "a", encoding="utf-8"):
+        pass
 
 
 def report_failure(

@@ -10,6 +10,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 from scipy.special import expit
 
+from reference.comparisons import check_preferences
 from reference.optimum import check_wins
 from reference.pbde import Array, finite_array, log_weights
 
@@ -38,6 +39,10 @@ def temperature(log_p: ArrayLike, proposal: ArrayLike) -> Array:
     """
     log_p = finite_array("log_p", log_p)
     q = finite_array("proposal", proposal, log_p.shape)
+    if (q < 0).any() or abs(q.sum() - 1) > 1e-6:
+        raise ValueError(
+            f"proposal must be >= 0 and sum to 1, got {q.min():.3g} at least, and {q.sum():.6g} in sum"
+        )
     margin = log_p[:, None] - log_p[None, :]
     win = expit(margin)
     return np.asarray((win @ q) / ((win * expit(-margin)) @ q))
@@ -52,7 +57,7 @@ def people_chain(preference_prob: ArrayLike, transitions: ArrayLike) -> Array:
     in detailed balance with K: Barker's acceptance rule, done by people. For Luce, e^omega is p*.
     """
     t = finite_array("transitions", transitions)
-    prob = finite_array("preference_prob", preference_prob)
+    prob = check_preferences(preference_prob)
     if t.ndim != 2 or t.shape != t.T.shape or t.shape != prob.shape:
         raise ValueError(
             f"transitions and preference_prob must have one shape (n, n), got {t.shape}, {prob.shape}"
@@ -65,7 +70,7 @@ def people_chain(preference_prob: ArrayLike, transitions: ArrayLike) -> Array:
         raise ValueError("transitions must be irreducible: some outcomes are never proposed from some others")
     chain = t * prob.T
     np.fill_diagonal(chain, 0.0)
-    np.fill_diagonal(chain, 1 - chain.sum(axis=1))
+    np.fill_diagonal(chain, np.maximum(1 - chain.sum(axis=1), 0.0))
     return np.asarray(chain)
 
 
@@ -73,14 +78,17 @@ def stationary(chain: ArrayLike) -> Array:
     """log of the stationary law, (n,), of an irreducible chain (n, n): each entry to full relative precision.
 
     State after state is censored, without a subtraction (Grassmann, Taksar and Heyman 1985). ValueError where
-    some states are never left for the others.
+    some states are never left for some others, as where people never choose one outcome over another.
     """
-    left = finite_array("chain", chain).copy()
+    left = _check_chain(chain).copy()
     n = len(left)
+    classes = connected_components(sparse.csr_array(left), directed=True, connection="strong")[0]
+    if classes > 1:
+        raise ValueError(f"chain must be irreducible, got {classes} classes of states")
     for m in range(n - 1, 0, -1):
         total = left[m, :m].sum()
         if not total > 0:
-            raise ValueError(f"chain must be irreducible, got no way from state {m} to those before it")
+            raise ValueError(f"chain must be irreducible in float64: the way out of state {m} underflows")
         left[:m, m] /= total
         left[:m, :m] += np.outer(left[:m, m], left[m, :m])
     law = np.ones(n)
@@ -96,7 +104,7 @@ def cycle_residual(chain: ArrayLike) -> float:
     them, unless T has no cycle. A spanning tree fixes potentials; every other pair closes a cycle of the basis.
     Infinite where a step cannot be taken back. ValueError where the states are not connected.
     """
-    k = finite_array("chain", chain)
+    k = _check_chain(chain)
     linked = (k > 0) | (k.T > 0)
     np.fill_diagonal(linked, False)
     order, parent = breadth_first_order(sparse.csr_array(linked), 0, directed=False)
@@ -110,4 +118,13 @@ def cycle_residual(chain: ArrayLike) -> float:
         up = parent[state]
         potential[state] = potential[up] + np.log(k[up, state]) - np.log(k[state, up])
     closing = np.log(k[i, j]) - np.log(k[j, i]) - (potential[j] - potential[i])
-    return float(np.abs(closing).max())
+    return float(np.abs(closing).max(initial=0.0))
+
+
+def _check_chain(chain: ArrayLike) -> Array:
+    k = finite_array("chain", chain)
+    if k.ndim != 2 or k.shape[0] != k.shape[1]:
+        raise ValueError(f"chain must have shape (n, n), got {k.shape}")
+    if (k < 0).any() or np.abs(k.sum(axis=1) - 1).max() > 1e-9:
+        raise ValueError("chain must be >= 0 with rows that sum to 1")
+    return k

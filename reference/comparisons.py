@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from reference.annotators import Indices, check_index_pairs
-from reference.pbde import finite_array
+from reference.pbde import Array, finite_array
 from reference.reading import Columns, Ties, read_comparisons
 
 
@@ -54,6 +54,14 @@ def win_matrix(preference_prob: ArrayLike, proposal: Any) -> Any:
     an outcome with itself say nothing and are left out; the rest sums to 1. proposal: as in pair_proposal.
     ValueError where preference_prob is outside [0, 1] or P_ij + P_ji is not 1.
     """
+    prob = check_preferences(preference_prob)
+    pairs = pair_proposal(proposal, len(prob))
+    either_order = pairs + pairs.T
+    return sparse.csr_array(either_order.multiply(prob)) if sparse.issparse(pairs) else either_order * prob
+
+
+def check_preferences(preference_prob: ArrayLike) -> Array:
+    """The probabilities as an array (n, n); ValueError outside [0, 1], and where P_ij + P_ji is not 1."""
     prob = finite_array("preference_prob", preference_prob)
     if prob.ndim != 2 or prob.shape[0] != prob.shape[1]:
         raise ValueError(f"preference_prob must have shape (n, n), got {prob.shape}")
@@ -66,9 +74,7 @@ def win_matrix(preference_prob: ArrayLike, proposal: Any) -> Any:
         raise ValueError(
             f"preference_prob[i, j] + preference_prob[j, i] must be 1, got {1 + gap[i, j]} at {i}, {j}"
         )
-    pairs = pair_proposal(proposal, len(prob))
-    either_order = pairs + pairs.T
-    return sparse.csr_array(either_order.multiply(prob)) if sparse.issparse(pairs) else either_order * prob
+    return prob
 
 
 def draw_pairs(proposal: Any, size: int, n: int, rng: np.random.Generator) -> tuple[Indices, Indices]:
@@ -107,6 +113,10 @@ class Comparisons:
         weight = finite_array("weight", np.ones(len(y)) if self.weight is None else self.weight, x_a.shape)
         if (weight < 0).any():
             raise ValueError(f"weight must be >= 0, got {weight.min()}")
+        with np.errstate(over="ignore"):
+            total = float(weight.sum())
+        if np.isinf(total):
+            raise ValueError(f"weight must be finite in sum, got weights up to {weight.max():.3g}; rescale them")
         if self.labels is not None and len(self.labels) != self.n:
             raise ValueError(f"labels must name all {self.n} items, got {len(self.labels)}")
         annotator = None if self.annotator is None else np.asarray(self.annotator)

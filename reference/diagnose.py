@@ -101,7 +101,9 @@ def _one_annotator(verdict: GoodnessOfFit | None, untested: str) -> str:
         return f"Not tested: {untested}. {same}"
     if np.isnan(verdict.p_value):
         return f"It cannot be tested: {untestable(verdict)}. {same}"
-    by = f"a bootstrap of {verdict.replicates}" if verdict.replicates else "the chi-squared law"
+    by = "the chi-squared law"
+    if verdict.replicates:
+        by = f"a bootstrap of {verdict.replicates}, in which one annotator shows {verdict.expected:.1f}"
     numbers = f"G2 = {verdict.statistic:.1f} on {verdict.df} degrees of freedom, p = {verdict.p_value:.3g} by {by}"
     if verdict.p_value >= LEVEL:
         return f"Yes, as far as these data can tell ({numbers}). {same}"

@@ -34,6 +34,9 @@ __all__ = [
 ]
 
 
+LEAST_TOTAL = 1e-290  # comparisons: below, float64 has few digits left or none
+
+
 class NotIdentifiableError(ValueError):
     """The wins do not determine the optimum: some items never win against some others, however indirectly.
 
@@ -102,8 +105,14 @@ def check_wins(wins: Any) -> Any:
         checked.setdiag(0.0) if sparse.issparse(checked) else np.fill_diagonal(checked, 0.0)
     if sparse.issparse(checked):
         checked.eliminate_zeros()
-    if not checked.sum() > 0:
+    with np.errstate(over="ignore"):
+        total = float(checked.sum())
+    if not total > 0:
         raise ValueError("there are no comparisons of two different items")
+    if not LEAST_TOTAL <= total < np.inf:
+        raise ValueError(
+            f"wins must sum to at least {LEAST_TOTAL:g} and be finite in sum, got {total:.3g}; rescale them"
+        )
     return checked
 
 

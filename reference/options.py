@@ -52,7 +52,12 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
 
 def add_fit_options(parser: argparse.ArgumentParser) -> None:
     """The model and how to fit it."""
-    parser.add_argument("--ties", choices=("half", "drop", "davidson"), default="half", help="see above")
+    parser.add_argument(
+        "--ties",
+        choices=("half", "drop", "davidson"),
+        default="half",
+        help="how ties count: `fit --help` says how these differ",
+    )
     parser.add_argument(
         "--prior",
         type=float,
@@ -80,7 +85,7 @@ def add_test_options(parser: argparse.ArgumentParser) -> None:
 
 def read_graphs(args: argparse.Namespace) -> dict[str, Comparisons]:
     """A graph of comparisons for each value of --by; one, "", without it. ValueError names what cannot be read."""
-    outcomes = None if args.outcomes is None else tuple(args.outcomes.split(","))
+    outcomes = None if args.outcomes is None else tuple(word.strip() for word in args.outcomes.split(","))
     ties: Any = "drop" if args.ties == "drop" else "half"
     columns = Columns(args.a, args.b, args.y, args.annotator, args.weight, outcomes, ties)
     if args.by:

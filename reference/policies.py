@@ -71,6 +71,8 @@ def natural_gradient(
         raise ValueError(f"beta must be >= 0, got {beta}")
     if positive("eta", eta) * beta >= 2:
         raise ValueError(f"eta beta must be < 2, got {eta * beta}; ascent would overshoot")
+    if steps < 0:
+        raise ValueError(f"steps must be >= 0, got {steps}")
     for _ in range(steps):
         current = normalize(current + eta * (gain - beta * (current - pre)))
     return current

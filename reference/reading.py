@@ -63,8 +63,8 @@ class Row:
 def read_table(path: str | Path) -> tuple[list[str], list[Row]]:
     """Column names and rows of a file: JSON lines where it is named .jsonl or .ndjson, else CSV with a header.
 
-    A byte-order mark, Windows line ends and blank lines are fine. ValueError: no rows, a row of another width, a
-    line that is no JSON object, text not UTF-8.
+    A byte-order mark, Windows line ends, blank lines and blanks around the cells of a CSV file are fine.
+    ValueError: no rows, a row of another width, a line that is no JSON object, text not UTF-8.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -89,7 +89,7 @@ def _csv_rows(path: str | Path, file: Iterable[str]) -> tuple[list[str], list[Ro
     for line, cells in numbered:
         if len(cells) != len(header):
             raise ValueError(f"{path}, line {line}: {len(header)} columns expected, got {len(cells)}")
-    return header, [Row(line, dict(zip(header, cells, strict=True))) for line, cells in numbered]
+    return header, [Row(line, dict(zip(header, map(str.strip, cells), strict=True))) for line, cells in numbered]
 
 
 def _json_rows(path: str | Path, file: Iterable[str]) -> tuple[list[str], list[Row]]:
@@ -99,7 +99,7 @@ def _json_rows(path: str | Path, file: Iterable[str]) -> tuple[list[str], list[R
         if not text.strip():
             continue
         try:
-            entry = json.loads(text)
+            entry = json.loads(text, parse_constant=lambda _: None, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {line}: not JSON: {error}") from None
         if not isinstance(entry, dict):
@@ -107,13 +107,26 @@ def _json_rows(path: str | Path, file: Iterable[str]) -> tuple[list[str], list[R
         first = first or entry
         # strings and numbers name things; what is neither is as good as absent
         named = {
-            k: str(v) for k, v in entry.items() if isinstance(v, str | int | float) and not isinstance(v, bool)
+            k: _name(v) for k, v in entry.items() if isinstance(v, str | int | float) and not isinstance(v, bool)
         }
         if not all(map(_encodes, named.values())):
             raise ValueError(f"{path}, line {line}: text with half a surrogate pair")
         rows.append(Row(line, named))
     # the first object's keys, also those whose value names nothing: check_columns says so
     return list(first), rows
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} is twice there")
+    return entry
+
+
+def _name(value: str | float) -> str:
+    """Ids 7 and 7.0 are one number in JSON, and one item here."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _encodes(text: str) -> bool:
@@ -170,7 +183,8 @@ def read_outcomes(path: str | Path, rows: Sequence[Row], columns: Columns) -> li
                 raise ValueError(f"{path}, line {row.line}: {columns.y} must be one of {expected}, got {word!r}")
         return [value_of[word] for word in words]
     sides = [(row.fields[columns.a], row.fields[columns.b]) for row in rows]
-    if all(word in pair for word, pair in zip(words, sides, strict=True)):
+    named = [word in pair for word, pair in zip(words, sides, strict=True)]
+    if all(named):
         if all(word in ("0", "1") for word in words):
             raise ValueError(
                 f"{path}: {columns.y} may be a number or the winner's name, for the items are named 0 and 1; "
@@ -178,7 +192,9 @@ def read_outcomes(path: str | Path, rows: Sequence[Row], columns: Columns) -> li
             )
         return [float(word == a) for word, (a, _) in zip(words, sides, strict=True)]
     rule = "a number in [0, 1], or the winner's name in every row"
-    return [read_number(path, row, columns.y, rule, most=1.0) for row in rows]
+    order = sorted(range(len(rows)), key=named.__getitem__)  # a row that is neither is the one to name
+    value = {k: read_number(path, rows[k], columns.y, rule, most=1.0) for k in order}
+    return [value[k] for k in range(len(rows))]
 
 
 def read_comparisons(path: str | Path, columns: Columns, by: str | None = None) -> dict[str, dict[str, Any]]:

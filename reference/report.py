@@ -42,7 +42,7 @@ def number(value: float, decimals: int) -> str:
     """A number for a column of a table: "-" where it was not computed, three digits where it is huge."""
     if np.isnan(value):
         return "-"
-    return f"{value:.{decimals}f}" if abs(value) < 1e4 else f"{value:.3g}"
+    return f"{value:z.{decimals}f}" if abs(value) < 1e4 else f"{value:.3g}"
 
 
 def heading(group: str, graph: Comparisons, options: Options | None = None) -> str:
@@ -104,7 +104,9 @@ def verdict_lines(verdict: GoodnessOfFit, labels: Sequence[str]) -> list[str]:
     counted = f"{verdict.comparisons} decisive comparisons of {verdict.pairs} pairs{ties}"
     if not verdict.df:
         return [paragraph(f"one annotator: cannot be tested, {untestable(verdict)} ({counted})")]
-    by = f"bootstrap of {verdict.replicates}" if verdict.replicates else "chi-squared"
+    by = "chi-squared"
+    if verdict.replicates:
+        by = f"bootstrap of {verdict.replicates}; {verdict.expected:.1f} expected"
     lines = [
         f"one annotator: G2 = {verdict.statistic:.1f} on {verdict.df} df, p = {verdict.p_value:.3g} ({by})",
         paragraph(f"{counted}; {verdict.small_cells:.0%} of pairs expect a count below 5", "  "),

@@ -126,6 +126,11 @@ class GoodnessOfFit:
     triangles: tuple[Triangle, ...]
 
     @property
+    def expected(self) -> float:
+        """G^2 that one annotator would show: df for large counts; the bootstrap's mean for small ones."""
+        return self.statistic - self.surplus
+
+    @property
     def excess(self) -> float:
         """surplus / 2 per comparison: about how many nats of Eq. 8 one annotator misses, noise apart."""
         return self.surplus / (2 * self.comparisons)

@@ -133,7 +133,15 @@ def test_an_undetermined_graph_says_what_is_determined(capsys: pytest.CaptureFix
         (b"a,b,y\nx,z,1\nx,z,1.2\n", [], "line 3: y must be a number in [0, 1]"),
         (b"a,b,y\nx,z,1\nx,z,nan\n", [], "line 3: y must be a number in [0, 1]"),
         (b"a,b,y\nx,z,maybe\n", [], "line 2: y must be a number in [0, 1], or the winner's name"),
+        (
+            b"a,b,y\nx,z,x\nx,z,tie\n",
+            [],
+            "line 3: y must be a number in [0, 1], or the winner's name in every row",
+        ),
+        (b"a,b,y,k\nx,z,1,1e308\nz,x,1,1e308\n", ["--weight", "k"], "weight must be finite in sum"),
+        (b"a,b,y,k\nx,z,1,1e-320\nz,x,1,1e-320\n", ["--weight", "k"], "wins must sum to at least 1e-290"),
         (b"a,b,y\nx,,1\n", [], "line 2: b is empty"),
+        (b"a,b,y\nx, ,1\n", [], "line 2: b is empty"),
         (b"a,b,y\nx,z,1\nx,\xff,1\n", [], "line 3: not UTF-8"),
         (b"a,b,y\n0,1,1\n", [], "the items are named 0 and 1"),
         (b"a,b,y\nx,z,w\n", ["--outcomes", "l,r,t"], "line 2: y must be one of l, r, t, got 'w'"),
@@ -159,6 +167,25 @@ def test_a_missing_file_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path
     """Not a traceback."""
     assert main(["fit", str(tmp_path / "nowhere.csv")]) == 2
     assert "No such file" in capsys.readouterr().err
+
+
+def test_the_output_never_replaces_the_input(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """--csv FILE is refused, and a folder that cannot take the output before anything is fitted."""
+    path = tmp_path / "games.csv"
+    path.write_text("a,b,y\nx,z,1\nz,x,1\n")
+    for output, message in ((path, "--csv must be another file"), (tmp_path, "Is a directory")):
+        assert main(["fit", str(path), "--csv", str(output)]) == 2
+        shown = capsys.readouterr()
+        assert message in shown.err
+        assert "omega" not in shown.out
+    assert path.read_text() == "a,b,y\nx,z,1\nz,x,1\n"
+
+
+@pytest.mark.parametrize("program", ["fit", "diagnose"])
+def test_a_directory_is_one_line(program: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """In the place of a file."""
+    assert main([program, str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}: Is a directory\n"
 
 
 def test_convarg(capsys: pytest.CaptureFixture[str]) -> None:

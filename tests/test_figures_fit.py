@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from figures.__main__ import main
+from figures.fit import draw as draw_picture
 from figures.fit import win_rates
 from figures.numbers import load
 from reference import PBDE, Comparisons
@@ -94,3 +95,20 @@ def test_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(SystemExit):
         main(["fit", str(tmp_path / "nowhere.csv"), "--out", str(tmp_path)])
     assert "nowhere.csv: No such file" in capsys.readouterr().err
+
+
+def test_a_directory_in_place_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Named in one line."""
+    with pytest.raises(SystemExit):
+        main(["fit", str(tmp_path), "--out", str(tmp_path)])
+    assert capsys.readouterr().err == f"error: {tmp_path}: Is a directory\n"
+
+
+def test_without_standard_errors_no_interval_is_promised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the limit of the covariance the axis names the density alone, and the picture is drawn."""
+    monkeypatch.setattr("reference.fit.COVARIANCE_LIMIT", 5)
+    path = written(tmp_path / "games.csv", 6, 9)
+    assert main(["fit", str(path), "--weight", "times", "--bootstrap", "0", "--out", str(tmp_path)]) == 0
+    numbers = load("fit", tmp_path)
+    assert np.isnan(numbers.arrays["low"]).all()
+    assert draw_picture(numbers).axes[0].get_xlabel() == "implicit preference distribution"

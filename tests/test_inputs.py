@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from reference import PBDE, Annotator, Comparisons, Population, targets, win_matrix
+from reference import PBDE, Annotator, Comparisons, Population, optimum, targets, win_matrix
 from reference.comparisons import draw_pairs
 from reference.pbde import log_mass, normalize
 from tests.checks import CLOSED_FORM, SOLVED, assert_close
@@ -179,6 +179,9 @@ BAD: list[tuple[Any, str]] = [
     (lambda: Comparisons([0], [1], [1.5], 2), r"y must lie in \[0, 1\], got 1.5"),
     (lambda: Comparisons([0], [1], [np.nan], 2), "y must be finite"),
     (lambda: Comparisons([0], [1], [1], 2, weight=[-1]), "weight must be >= 0"),
+    (lambda: Comparisons([0, 1], [1, 0], [1, 1], 2, weight=[1e308, 1e308]), "weight must be finite in sum"),
+    (lambda: optimum([[0, 1.7e308], [1.7e308, 0]], LUCE), "wins must sum to .* got inf"),
+    (lambda: optimum([[0, 1e-310], [1e-310, 0]], LUCE), "wins must sum to at least 1e-290"),
     (lambda: Comparisons([0], [2], [1], 2), r"x_b must lie in 0\.\.1, got 2"),
     (lambda: Comparisons([-1], [1], [1], 2), r"x_a must lie in 0\.\.1, got -1"),
     (lambda: Comparisons([0, 1], [1], [1, 1], 2), "same shape"),
@@ -230,6 +233,11 @@ def test_json_lines_of_chosen_and_rejected(tmp_path: Path) -> None:
             "line 2: 'chosen' must be a str",
         ),
         ('{"chosen": "a"}\n', "line 1: column 'rejected' is not there"),
+        (
+            '{"chosen": "a", "rejected": "b"}\n{"chosen": NaN, "rejected": "b"}\n',
+            "line 2: 'chosen' must be a string",
+        ),
+        ('{"chosen": "a", "rejected": "b", "chosen": "c"}\n', "line 1: not JSON: key 'chosen' is twice there"),
         ("\n", "is empty"),
     ],
 )
@@ -239,3 +247,14 @@ def test_wrong_json_lines(text: str, message: str, tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
         Comparisons.from_csv(path)
+
+
+def test_ids_and_cells_name_the_items_that_they_seem_to(tmp_path: Path) -> None:
+    """7 and 7.0 are one id, NaN in another key is no matter, blanks around cells do not count."""
+    path, table = tmp_path / "ids.jsonl", tmp_path / "blanks.csv"
+    path.write_text('{"chosen": 7, "rejected": 2.5, "score": NaN}\n{"chosen": 2.5, "rejected": 7.0}\n')
+    assert Comparisons.from_csv(path).labels == ("7", "2.5")
+    table.write_text("a, b, y, w\nx, z, z, 2\nz ,x,x, 1\n")
+    data = Comparisons.from_csv(table, weight="w")
+    assert data.labels == ("x", "z")
+    assert_close(data.wins().toarray(), [[0, 1], [2, 0]], 0.0)

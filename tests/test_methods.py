@@ -363,6 +363,22 @@ def test_mcmc_with_people(data: st.DataObject, n: int, seed: int) -> None:
         assert_close(cycle_residual(chain), 0.0, SOLVED)
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0]])
+def test_people_who_never_choose_one_of_two(order: list[int]) -> None:
+    """Preferences of 0 and 1: the chain ends in its best outcome, has no other law, and no step is taken back."""
+    prob = np.array([[0.5, 1, 1], [0, 0.5, 1], [0, 0, 0.5]])[order][:, order]
+    chain = people_chain(prob, np.full((3, 3), 1 / 3))
+    assert chain[order.index(0), order.index(0)] == 1.0
+    assert cycle_residual(chain) == np.inf
+    with pytest.raises(ValueError, match="chain must be irreducible, got 3 classes"):
+        stationary(chain)
+
+
+def test_one_state_has_no_cycle() -> None:
+    """n = 1: nothing to leave, nothing to close."""
+    assert (cycle_residual([[1.0]]), stationary([[1.0]]).tolist()) == (0.0, [0.0])
+
+
 def test_a_mixture_breaks_detailed_balance() -> None:
     """A fixed mixture on a triangle: the residual is that of its one cycle; on a path of three there is none."""
     members = [Annotator(normalize(np.array(x)), PBDE.luce()) for x in ([2.0, 0.0, -1.0], [-1.0, 2.0, 0.0])]
@@ -395,8 +411,16 @@ BAD: list[tuple[Any, str]] = [
     (lambda: people_chain(np.full((2, 2), 0.5), [[0.5, 0.5], [0.4, 0.6]]), "transitions must be symmetric"),
     (lambda: people_chain(np.full((2, 2), 0.5), np.eye(2)), "irreducible"),
     (lambda: people_chain(np.full((2, 2), 0.5), np.ones((2, 2))), "rows that sum to 1"),
+    (lambda: people_chain([[0.5, 0.9], [0.9, 0.5]], np.full((2, 2), 0.5)), "must be 1, got 1.8"),
+    (lambda: people_chain([[0.5, 2], [-1, 0.5]], np.full((2, 2), 0.5)), r"preference_prob must lie in \[0, 1\]"),
     (lambda: people_chain(np.full((3, 3), 0.5), np.eye(2)), r"one shape \(n, n\)"),
     (lambda: stationary(np.eye(2)), "chain must be irreducible"),
+    (lambda: stationary([[1.0, 0.0], [0.5, 0.5]]), "chain must be irreducible, got 2 classes"),
+    (lambda: stationary([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]]), r"chain must have shape \(n, n\)"),
+    (lambda: cycle_residual([[0.5, 0.6], [0.5, 0.5]]), "chain must be >= 0 with rows that sum to 1"),
+    (lambda: temperature(HALF, [0.0, 0.0]), "proposal must be >= 0 and sum to 1"),
+    (lambda: natural_gradient(HALF, [0, 1], HALF, 1.0, 1.0, steps=-1), "steps must be >= 0, got -1"),
+    (lambda: slic_hf([[0, 1.7e308], [1.7e308, 0]], HALF, 1, 1), "wins must sum to .* got inf"),
     (lambda: cycle_residual(np.eye(2)), "chain must be connected"),
 ]
 

@@ -180,6 +180,7 @@ def test_the_bootstrap_is_seeded_and_counts_ties_in_the_statistic() -> None:
     assert first != other
     assert_close(first.p_value * 50, round(first.p_value * 50), CLOSED_FORM)
     assert 0 < first.p_value <= 1
+    assert_close(first.expected, first.statistic - first.surplus, CLOSED_FORM)
 
 
 def test_without_a_finite_fit_the_supremum_stands_in() -> None:
@@ -342,6 +343,7 @@ def test_diagnose_answers_four_questions(tmp_path: Path, capsys: pytest.CaptureF
     assert out.count("Is the optimum determined?") == out.count("What can comparisons not tell?") == 4
     assert "No: the 2 items fall into 2 groups" in out
     assert "form no cycle" in out
+    assert "by a bootstrap of 199, in which one annotator shows" in out
     assert "Not tested: the test needs outcomes of 0, 0.5 or 1, got 0.7" in out
     assert main(["diagnose", str(path), "--by", "g", "--json"]) == 0
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
