@@ -44,8 +44,12 @@ def labels(experiment: Experiment, pairs: Pairs, mixture: str, scale: float) -> 
 
 
 def adapted(experiment: Experiment, mixture: str, scale: float) -> Adapted:
-    """By the course with the least loss on held-out pairs. mixture: "annotator" (Eq. 22) or "density" (Eq. 23)."""
+    """By the course with the least loss on held-out pairs. mixture: "annotator" (Eq. 22) or "density" (Eq. 23).
+
+    At other scales than the preset's, by its first course: nothing is chosen there.
+    """
     pairs, courses = preference_pairs(experiment), experiment.preset.courses
+    courses = courses if scale == experiment.preset.scale else courses[:1]
     y = labels(experiment, pairs, mixture, scale)
     found = {course: _trained(experiment, pairs, y, mixture, scale, course) for course in courses}
     if len(courses) == 1:

@@ -23,7 +23,7 @@ PART = 4096  # sentences in a file: what a killed run loses at most
 
 @dataclass(frozen=True, eq=False)
 class Written:
-    """tokens (N, T). draws: how many were drawn for them; the others had no end within T tokens."""
+    """tokens (N, T). draws: how many were drawn for them, 0 where not known; the others had no end in T tokens."""
 
     tokens: Tokens
     draws: int
@@ -32,6 +32,10 @@ class Written:
     def lengths(self) -> Tokens:
         """(N,): |x|, EOS included."""
         return sentence_lengths(self.tokens)
+
+    def first(self, count: int) -> Written:
+        """The first `count` of them."""
+        return Written(self.tokens[:count], 0)
 
     def length_law(self) -> NDArray[np.float64]:
         """(T + 1,): the share of each length."""

@@ -26,7 +26,7 @@ class Row:
 
 def table2(experiment: Experiment) -> Iterator[Row]:
     """A row for each model and rule, over what `whole` writes; exact ones over the law of the corpus."""
-    sentences = of_model(experiment, "whole")
+    sentences = of_model(experiment, "whole").first(experiment.preset.judged)
     grammar = experiment.corpora.grammar
     cells = None if grammar is None else sentence_cells(grammar, experiment.corpora.max_length, BUCKETS)
     for model in MODELS:

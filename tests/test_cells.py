@@ -70,7 +70,7 @@ def test_cells_hold_the_length_law(cells: Cells) -> None:
     law = whole(COFFEE).length_law()
     assert_close(np.bincount(cells.lengths, cells.mass, 51), law, CLOSED_FORM, scale=1.0)
     assert_close(cells.length_law(cells.log_likelihoods, 50), law, CLOSED_FORM, scale=1.0)
-    assert np.bincount(cells.lengths).max() <= 12
+    assert np.bincount(cells.lengths).max() <= 16
     rates = cells.log_likelihoods / cells.lengths
     mean = (cells.mass * cells.log_likelihoods).sum() / (cells.mass * cells.lengths).sum()
     assert_close(mean, whole(COFFEE).token_moments()[0], FOURIER)

@@ -1,0 +1,245 @@
+"""python -m lm: every stage on models of a few weights, resumed runs, exact columns, what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from accel.checkpoint import CheckpointError, save
+from lm import presets
+from lm.__main__ import main
+from lm.adapt import adapted, held_out_loss, labels
+from lm.cells import sentence_cells
+from lm.experiment import Experiment, Settings, batch_of
+from lm.figure6 import Lengths, claims, total_variation
+from lm.lengths import short, whole
+from lm.presets import Course, Pretraining, Sizes
+from lm.pretrain import distance, pretrained
+from lm.report import STAGES
+from lm.sentences import Pairs, Written, preference_pairs, written
+from lm.table2 import table2
+from tests.checks import CLOSED_FORM, assert_close
+
+TINY = presets.Preset(
+    "quick",
+    Sizes(emb_dim=8, num_heads=2, num_layers=1, mlp_dim=16),
+    Pretraining(steps=24, batch=16, sentences=128, learning_rate=1e-2),
+    courses=(Course(1, 1e-3), Course(2, 3e-3)),
+    schedule="cosine",
+    samples=48,
+    judged=32,
+    pairs=32,
+    held_out=16,
+    batch=8,
+    exact=32,
+)
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here waits for a model to be good. Optima over cells take seconds: they have tests of their own."""
+    monkeypatch.setitem(presets.PRESETS, "quick", TINY)
+    monkeypatch.setattr("lm.table2.BUCKETS", 6)
+    monkeypatch.setattr("lm.figure6.sentence_cells", lambda grammar, length: sentence_cells(grammar, length, 2))
+
+
+def experiment(folder: Path, **settings: Any) -> Experiment:
+    return Experiment(Settings(folder, ops="numpy", **settings))
+
+
+def printed(folder: Path, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, list[dict[str, Any]]]:
+    """The exit status and the JSON lines of a command."""
+    status = main([*words, "--out", str(folder), "--ops", "numpy", "--json"])
+    return status, [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_all_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every stage tells what it should; a second run computes nothing and tells the same, in 100 columns."""
+    status, rows = printed(tmp_path, capsys, "all")
+    assert status in (0, 1)  # such models need not come out as the paper says
+    assert {row["stage"] for row in rows} == set(STAGES)
+    of = {stage: [row for row in rows if row["stage"] == stage] for stage in STAGES}
+    assert [row["model"] for row in of["pretrain"][:3]] == ["whole", "short", "long"]
+    assert all(row["kl"] > 0 and row["kl_error"] > 0 for row in of["pretrain"][:3])
+    assert len(of["table2"]) == 9
+    for row in of["table2"]:
+        assert set(row["exact"]) == set(row["trained"]) == {"P(S>M)", "P(S>L)", "P(M>L)"}
+        assert all(0 <= value <= 1 for value in row["exact"].values())
+    assert [(row["mixture"], row["scale"]) for row in of["adapt"]] == [
+        ("annotator", 50.0), ("density", 50.0), ("annotator", 1.0), ("density", 1.0)
+    ]  # fmt: skip
+    for row in of["adapt"][:2]:
+        best = min(row["courses"], key=lambda course: course["loss"])
+        assert row["chosen"] == {"epochs": best["epochs"], "learning_rate": best["learning_rate"]}
+    laws = [row for row in of["figure6"] if "shares" in row]
+    assert len(laws) == 7
+    for row in laws:
+        assert sum(row["shares"]) == pytest.approx(1.0)
+    assert status == int(not all(row["holds"] for row in of["figure6"] if "holds" in row))
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz") if path.name != "figure6.npz"}
+    assert printed(tmp_path, capsys, "all") == (status, rows)
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+    assert main(["all", "--out", str(tmp_path), "--ops", "numpy"]) == status
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped at every other write of a file, again and again, it ends where an uninterrupted run does."""
+
+    class Killed(BaseException):
+        pass
+
+    there, here = tmp_path / "there", tmp_path / "here"
+    expected = adapted(experiment(there), "annotator", 50.0)
+    writes, kills = [0], 0
+
+    def save_or_die(*arguments: Any) -> None:
+        writes[0] += 1
+        if writes[0] % 3 == 2:
+            raise Killed
+        save(*arguments)
+
+    monkeypatch.setattr("accel.minimize.save", save_or_die)
+    monkeypatch.setattr("lm.experiment.save", save_or_die)
+    while True:
+        try:
+            found = adapted(experiment(here), "annotator", 50.0)
+            break
+        except Killed:
+            kills += 1
+    assert kills >= 3
+    assert found.losses == expected.losses
+    for name, value in expected.params.items():
+        assert np.array_equal(found.params[name], value)
+
+
+def test_adaptation_lowers_the_loss(tmp_path: Path) -> None:
+    """Of the pairs adapted on; and the course is chosen by the loss of the others."""
+    run = experiment(tmp_path)
+    pairs = preference_pairs(run)
+    assert len(pairs.sentences.tokens) == 2 * (TINY.pairs + TINY.held_out)
+    found = adapted(run, "density", 50.0)
+    y = labels(run, pairs, "density", 50.0)
+    assert found.losses[found.course] == held_out_loss(run, found.params, pairs, y, 50.0)
+    assert found.losses[found.course] == min(found.losses.values())
+    size = 2 * TINY.pairs
+    seen = Pairs(Written(np.tile(pairs.sentences.tokens[:size], (2, 1)), 0), pairs.log_ps)
+    twice = np.tile(y[: TINY.pairs], 2)
+    before, after = (held_out_loss(run, p, seen, twice, 50.0) for p in (pretrained(run, "whole"), found.params))
+    assert after < before
+
+
+def test_kl_of_a_model_is_the_mean_over_exact_sentences(tmp_path: Path) -> None:
+    """KL(exact law || model) = E[log p] - E[log model], with the model's own log-likelihoods."""
+    run = experiment(tmp_path)
+    found = distance(run, "short")
+    tokens = run.corpora.short.held_out(TINY.exact)
+    assert found.kl is not None
+    exact = short(run.corpora.grammar).log_prob(tokens).mean()  # type: ignore[arg-type]
+    assert_close(found.kl, exact + found.nats, CLOSED_FORM)
+    assert found.nats_per_token == pytest.approx(found.nats * len(tokens) / np.count_nonzero(tokens))
+
+
+def test_exact_table_2(tmp_path: Path) -> None:
+    """Under Eq. 12 times 50 the exact `short` prefers S to L, and `long` the reverse; Eq. 9 favours short ones."""
+    rows = {(row.annotator, row.rule): row.exact for row in table2(experiment(tmp_path))}
+    assert all(exact is not None for exact in rows.values())
+    assert rows["short", "Eq. 12 x 50"]["P(S>L)"] > 0.95  # type: ignore[index]
+    assert rows["long", "Eq. 12 x 50"]["P(S>L)"] < 0.05  # type: ignore[index]
+    assert rows["long", "Eq. 9"]["P(S>L)"] > 0.9  # type: ignore[index]
+
+
+def test_what_models_write_is_by_the_seed_and_the_purpose(tmp_path: Path) -> None:
+    """Equal seeds give equal sentences; another purpose or seed gives others."""
+    run = experiment(tmp_path / "a")
+    params = pretrained(run, "whole")
+    first = written(run, params, "first", 20, 30)
+    again = written(experiment(tmp_path / "b"), params, "first", 20, 30)
+    assert np.array_equal(first.tokens, again.tokens)
+    assert not np.array_equal(first.tokens, written(run, params, "second", 20, 31).tokens)
+    assert first.length_law().sum() == pytest.approx(1.0)
+    assert np.bincount(first.lengths, minlength=51).tolist() == (20 * first.length_law()).round().tolist()
+
+
+def test_batches_bring_everything_once_each_time_round() -> None:
+    """23 by 5: four batches of different rows, three rows wait; then another order; fewer than a batch is one."""
+    rounds = [np.concatenate([batch_of(23, 5, step, seed=1) for step in range(4 * r, 4 * r + 4)]) for r in (0, 1)]
+    for rows in rounds:
+        assert len(set(rows.tolist())) == 20
+    assert rounds[0].tolist() != rounds[1].tolist()
+    assert sorted(batch_of(3, 5, 7, seed=0).tolist()) == [0, 1, 2]
+
+
+def lengths(name: str, *places: int) -> Lengths:
+    law = np.full(51, 1e-4)
+    law[list(places)] += 1
+    return Lengths(name, 50.0, law / law.sum(), None)
+
+
+def test_claims() -> None:
+    """Each fails alone when its part of the figure is not so."""
+    before = [lengths("whole", *range(10, 45)), lengths("short", 10, 24), lengths("long", 40, 41)]
+    after = {"density": (10, 40), "annotator": (25,)}
+
+    def held(**changed: tuple[int, ...]) -> list[bool]:
+        return [c.holds for c in claims(before, [lengths(n, *p) for n, p in {**after, **changed}.items()])]
+
+    assert held() == [True] * 4
+    assert held(density=(25,)) == [False, False, True, True]
+    assert held(density=(10, 19)) == [False, True, True, True]
+    assert held(annotator=(22, 35)) == [True, True, False, True]
+    assert held(annotator=(15,)) == [True, True, True, False]
+    assert total_variation(before[1].trained, before[2].trained) > 0.99
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pretrain", "--corpus", "nowhere.txt"], "nowhere.txt"),
+        (["pretrain", "--seed", "-1"], "seed must be >= 0, got -1"),
+        (["pretrain", "--vocab-size", "50"], "vocab_size and model are for text"),
+        (["bake"], "argument STAGE: invalid choice: 'bake'"),
+    ],
+)
+def test_refused(words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line on stderr, exit status 2."""
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "--out", str(tmp_path), "--ops", "numpy"])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_files_of_another_run_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the first difference: another seed, other sizes; a torn file says that it is torn."""
+    pretrained(experiment(tmp_path), "whole")
+    with pytest.raises(CheckpointError, match=r"whole.npz belongs to another run: seed is 0 there and 1 here"):
+        pretrained(experiment(tmp_path, seed=1), "whole")
+    monkeypatch.setitem(presets.PRESETS, "quick", replace(TINY, sizes=replace(TINY.sizes, emb_dim=12)))
+    with pytest.raises(CheckpointError, match="emb_dim is 8 there and 12 here"):
+        pretrained(experiment(tmp_path), "whole")
+    path = tmp_path / "models" / "whole.npz"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="is not a whole checkpoint"):
+        pretrained(experiment(tmp_path), "whole")
+
+
+def test_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One's own sentences: no exact columns and no claims, all else as with the grammar."""
+    pytest.importorskip("sentencepiece")
+    rng, grammar = np.random.default_rng(0), experiment(tmp_path).corpora.grammar
+    assert grammar is not None
+    rows = whole(grammar, 40).sample(1500, rng)
+    path = tmp_path / "sentences.txt"
+    path.write_text("".join(f"{grammar.text(row)}\n" for row in rows), encoding="utf-8")
+    status, found = printed(tmp_path / "run", capsys, "all", "--corpus", str(path), "--vocab-size", "300")
+    assert status == 0
+    assert {row["stage"] for row in found} == set(STAGES)
+    assert all(row["exact"] is None for row in found if row["stage"] == "table2")
+    assert all(row["kl"] is None for row in found if row["stage"] == "pretrain")
