@@ -1,6 +1,6 @@
 """`python -m figures NAME...`: computes a figure's numbers, keeps them, and draws the picture from them.
 
-`python -m figures fit FILE` does the same for one's own comparisons.
+`python -m figures fit FILE` does the same for one's own comparisons, `python -m figures lengths` for Figure 6.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import sys
 import tempfile
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol, get_args
@@ -27,6 +27,7 @@ from figures import (
     heatmap,
     ipo,
     latent,
+    lengths,
     reward,
     reward_log,
     slic,
@@ -91,7 +92,8 @@ def _parser() -> Parser:
         description="Draws the paper's figures. Each leaves three files in the folder of --out: NAME.json and\n"
         "NAME.npz, the numbers, and NAME.png, which is drawn from them.",
         epilog=f"figures:\n{known}\n  all        every one of them\n"
-        "  fit FILE   one's own comparisons; `python -m figures fit --help` says how\n\n"
+        "  fit FILE   one's own comparisons; `python -m figures fit --help` says how\n"
+        "  lengths [RUN]  Figure 6, of a run of `python -m lm all` (default out/lm-quick)\n\n"
         "examples:\n"
         "  python -m figures reward                        train Figure 1; print how far it is from exact\n"
         "  python -m figures all                           every figure, with the quick preset\n"
@@ -100,8 +102,7 @@ def _parser() -> Parser:
         "exit status: 0, or 2 with one line on stderr",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="figures to draw: see below")
-    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--json", action="store_true", help="print one JSON line a panel in place of the table")
+    _add_output_options(parser)
     parser.add_argument("--redraw", action="store_true", help="draw from the numbers in DIR, computing nothing")
     parser.add_argument(
         "--proposal",
@@ -132,6 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words[:1] == ["fit"]:
         return _main_of_fit(words[1:])
+    if words[:1] == ["lengths"]:
+        return _main_of_lengths(words[1:])
     parser = _parser()
     asked = parser.parse_args(words)
     known = f"{', '.join(FIGURES)} or all"
@@ -166,8 +169,7 @@ def _main_of_fit(words: Sequence[str]) -> int:
     parser.add_argument("--group", metavar="VALUE", help="which value of the column --by to draw")
     add_fit_options(parser)
     add_test_options(parser)
-    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--json", action="store_true", help="print one JSON line a panel in place of the table")
+    _add_output_options(parser)
     asked = parser.parse_args(words)
     try:
         graphs = read_graphs(asked)
@@ -182,9 +184,34 @@ def _main_of_fit(words: Sequence[str]) -> int:
         parser.error(str(error))
     except OSError as error:
         parser.error(f"{error.filename}: {error.strerror}")
-    numbers, picture = load("fit", asked.out), asked.out / "fit.png"
+    return _drawn("fit", fit.draw, asked)
+
+
+def _main_of_lengths(words: Sequence[str]) -> int:
+    parser = Parser(prog="python -m figures lengths", description=lengths.__doc__)
+    parser.add_argument("run", nargs="?", type=Path, default=Path("out/lm-quick"), help="default: %(default)s")
+    _add_output_options(parser)
+    asked = parser.parse_args(words)
+    try:
+        _check_folder(asked.out)
+        save(lengths.compute(asked.run), asked.out)
+        return _drawn("lengths", lengths.draw, asked)
+    except ValueError as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(f"{error.filename}: {error.strerror}")
+
+
+def _add_output_options(parser: Parser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--json", action="store_true", help="print one JSON line a panel in place of the table")
+
+
+def _drawn(name: str, draw: Callable[[Numbers], Figure], asked: argparse.Namespace) -> int:
+    """Draws the picture from the numbers kept in --out, and prints these."""
+    numbers, picture = load(name, asked.out), asked.out / f"{name}.png"
     with style.applied():
-        write(picture, style.png(fit.draw(numbers)))
+        write(picture, style.png(draw(numbers)))
     print(json_lines(numbers, picture) if asked.json else table(numbers, picture))
     return 0
 

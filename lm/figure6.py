@@ -19,6 +19,7 @@ from reference import Optimum
 
 Array = NDArray[np.float64]
 OPTIMA = {"annotator": annotator_mixture, "density": density_mixture}
+NUMBERS = "figure6.npz"  # in the run's folder: what its picture is drawn from
 STREAM = 10  # of random numbers: the adapted models write with it and the following ones
 
 
@@ -34,15 +35,15 @@ class Lengths:
     trained: Array
     exact: Array | None
 
-    @property
-    def modes(self) -> list[int]:
-        """Local maxima of the trained law, smoothed over 5 tokens, above a tenth of the highest."""
-        return [int(length) for length in modes(moving_average(self.trained))]
-
 
 def total_variation(p: Array, q: Array) -> float:
     """Half the sum of |p - q|."""
     return float(0.5 * np.abs(p - q).sum())
+
+
+def smoothed_modes(law: Array) -> list[int]:
+    """Where a length law, smoothed over 5 tokens, has local maxima above a tenth of the highest."""
+    return [int(length) for length in modes(moving_average(law))]
 
 
 def mean_length(law: Array) -> float:
@@ -101,7 +102,7 @@ def claims(pretrained: list[Lengths], adapted: list[Lengths]) -> list[Claim]:
     """What section 5.2 concludes: the density mixture is learned, the annotator mixture is not."""
     law = {found.name: found for found in [*pretrained, *adapted]}
     middle = {name: float(shares(found.trained)[1]) for name, found in law.items()}
-    density, annotator = law["density"].modes, law["annotator"].modes
+    density, annotator = (smoothed_modes(law[name].trained) for name in ("density", "annotator"))
     apart = len(density) == 2 and density[0] <= SHORT and density[1] >= LONG
     return [
         Claim(f"{EQUATIONS['density']}: two modes, <= {SHORT} and >= {LONG}: {density}", apart),

@@ -6,19 +6,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-
 from accel.checkpoint import save
 from lm.adapt import MIXTURES, adapted
 from lm.experiment import MODELS, Experiment
 from lm.figure6 import (
-    Claim,
+    NUMBERS,
+    Array,
     Lengths,
     adapted_lengths,
     claims,
     half_and_half,
     mean_length,
     pretrained_lengths,
+    smoothed_modes,
     total_variation,
 )
 from lm.lengths import shares
@@ -103,31 +103,36 @@ def adapt_lines(experiment: Experiment) -> Iterator[Line]:
 
 def figure6_lines(experiment: Experiment) -> Iterator[Line]:
     """Figure 6 in numbers, kept for its picture; and what section 5.2 says of it."""
-    pretrained = pretrained_lengths(experiment)
-    mixed = half_and_half(pretrained)
-    yield Line(
-        f"{'':<22}{'mean':>6}{'<= 20':>8}{'21-29':>8}{'>= 30':>8}   {'modes':<16}TV to: exact  short + long"
-    )
-    yield from (_lengths_line(found, None) for found in pretrained)
-    arrays = {found.name: found.trained for found in pretrained} | {
-        f"{found.name} exact": found.exact for found in pretrained if found.exact is not None
-    }
-    checked: list[Claim] = []
+    head = f"{'mean':>6}{'<= 20':>8}{'21-29':>8}{'>= 30':>8}   {'modes':<18}"
+    yield Line(f"{'':<22}{head}TV to: exact  short + long")
+    before = pretrained_lengths(experiment)
+    yield from (_lengths_line(found, None) for found in before)
+    after: list[Lengths] = []
     for scale in scales(experiment):
-        found = list(adapted_lengths(experiment, scale))
-        for law in found:
-            yield _lengths_line(law, mixed)
-            arrays[f"{law.name} x{scale:g}"] = law.trained
-            if law.exact is not None:
-                arrays[f"{law.name} x{scale:g} exact"] = law.exact
-                yield Line(f"{'  its exact optimum':<22}{_numbers(law.exact)}")
-        if scale == experiment.preset.scale and experiment.corpora.grammar is not None:
-            checked = claims(pretrained, found)
-    for claim in checked:
-        text = f"{claim.text}  {'holds' if claim.holds else 'FAILS'}"
-        yield Line(text, {"stage": "figure6", **asdict(claim)}, failed=not claim.holds)
-    about = {"preset": experiment.preset.name, "corpus": experiment.corpora.name, "scale": experiment.preset.scale}
-    save(experiment.settings.folder / "figure6.npz", {k: np.asarray(v) for k, v in arrays.items()}, about)
+        for found in adapted_lengths(experiment, scale):
+            after.append(found)
+            yield _lengths_line(found, half_and_half(before))
+            if found.exact is not None:
+                yield Line(f"{'  its exact optimum':<22}{_numbers(found.exact)}")
+    _keep(experiment, before + after)
+    if experiment.corpora.grammar is not None:
+        at_scale = [found for found in after if found.scale == experiment.preset.scale]
+        for claim in claims(before, at_scale):
+            text = f"{claim.text}  {'holds' if claim.holds else 'FAILS'}"
+            yield Line(text, {"stage": "figure6", **asdict(claim)}, failed=not claim.holds)
+    yield Line(f"picture: python -m figures lengths {experiment.settings.folder}")
+
+
+def _keep(experiment: Experiment, found: list[Lengths]) -> None:
+    """The length laws in one file: NAME, or NAME xSCALE, and "... exact"."""
+    arrays, preset = {}, experiment.preset
+    for law in found:
+        name = law.name if law.scale is None else f"{law.name} x{law.scale:g}"
+        arrays[name] = law.trained
+        if law.exact is not None:
+            arrays[f"{name} exact"] = law.exact
+    about = {"preset": preset.name, "corpus": experiment.corpora.name, "seed": experiment.settings.seed}
+    save(experiment.settings.folder / NUMBERS, arrays, {**about, "scale": preset.scale, "samples": preset.samples})
 
 
 def scales(experiment: Experiment) -> tuple[float, ...]:
@@ -135,28 +140,27 @@ def scales(experiment: Experiment) -> tuple[float, ...]:
     return (experiment.preset.scale, 1.0)
 
 
-def _lengths_line(found: Lengths, mixed: Any) -> Line:
+def _lengths_line(found: Lengths, mixed: Array | None) -> Line:
     name = found.name if found.scale is None else f"{EQUATIONS[found.name]} {found.name} x{found.scale:g}"
     exact = None if found.exact is None else total_variation(found.trained, found.exact)
     half = None if mixed is None else total_variation(found.trained, mixed)
-    distances = "".join(" " * 10 if tv is None else f"{tv:>10.4f}" for tv in (exact, half))
-    values = {
-        "model": found.name,
-        "scale": found.scale,
-        "mean": mean_length(found.trained),
-        "shares": [float(share) for share in shares(found.trained)],
-        "modes": found.modes,
-        "tv_exact": exact,
-        "tv_short_and_long": half,
-    }
-    where = ", ".join(map(str, found.modes))
-    return Line(
-        f"{name:<22}{_numbers(found.trained)}   {_cut(where, 15):<16}{distances}", {"stage": "figure6", **values}
-    )
+    distances = "".join(" " * 11 if tv is None else f"{tv:>11.4f}" for tv in (exact, half))
+    values = {"model": found.name, "scale": found.scale, **_described(found.trained)}
+    values |= {"tv_exact": exact, "tv_short_and_long": half}
+    values["exact"] = None if found.exact is None else _described(found.exact)
+    return Line(f"{name:<22}{_numbers(found.trained)}{distances}", {"stage": "figure6", **values})
 
 
-def _numbers(law: Any) -> str:
-    return f"{mean_length(law):>6.2f}" + "".join(f"{share:>8.4f}" for share in shares(law))
+def _described(law: Array) -> dict[str, Any]:
+    """A length law in numbers: its mean, shares of S, M and L, and modes, smoothed over 5 tokens."""
+    parts = [float(share) for share in shares(law)]
+    return {"mean": mean_length(law), "shares": parts, "modes": smoothed_modes(law)}
+
+
+def _numbers(law: Array) -> str:
+    told = _described(law)
+    where = _cut(", ".join(map(str, told["modes"])), 15)
+    return f"{told['mean']:>6.2f}" + "".join(f"{share:>8.4f}" for share in told["shares"]) + f"   {where:<15}"
 
 
 def _cut(text: str, width: int) -> str:
