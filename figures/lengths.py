@@ -42,7 +42,7 @@ def _trained(name: str) -> bool:
 
 
 def _panel(name: str, law: Array, exact: Array | None) -> Panel:
-    """Peaks of the law smoothed over 5 tokens; shares of short, middling and long sentences; TV to the exact one."""
+    """Peaks of the law smoothed over 5 tokens, shares of S, M and L, total variation to the exact law."""
     smooth = moving_average(law)
     peaks = [Extremum(float(length), float(smooth[length])) for length in modes(smooth)]
     values = dict(zip(("S", "M", "L"), map(float, shares(law)), strict=True))
