@@ -13,7 +13,7 @@ from accel import get_ops
 from accel.losses import logistic
 from accel.objectives import dpo
 from accel.train import Config, train
-from figures import annotators, ipo, latent, slic
+from figures import annotators, ipo, latent, reward_log, slic
 from figures.__main__ import FIGURES, main
 from figures.numbers import Settings, load, peaks
 from figures.training import Problem, distances_to, draw_different, exactly
@@ -214,3 +214,15 @@ def test_wrong_settings(
         main([*arguments, "--out", str(tmp_path)])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_figure_7_keeps_the_reward_as_it_was_trained() -> None:
+    """r is the normalised log density plus log Z, so that e^r and e^r / Z stand log10 Z decades apart."""
+    numbers = reward_log.compute(Settings("uniform", ops="numpy", steps=3))
+    (panel,) = numbers.panels
+    apart = numbers.arrays["r"] - numbers.arrays["reward"]
+    assert_close(
+        apart, np.full(apart.shape, log_mass(numbers.arrays["r"], numbers.arrays["measure"])), CLOSED_FORM
+    )
+    assert_close(panel.values["log10 Z"], apart.mean() / np.log(10), CLOSED_FORM)
+    assert panel.figure == "7"
