@@ -89,6 +89,7 @@ def curve(axes: Axes, x: Array, log_p: Array, role: str) -> None:
 def mark_peaks(axes: Axes, peaks: Sequence[Extremum], role: str) -> None:
     """The height of each peak, written over it, or at its left side with an arrow where it leaves the axes.
 
+    Of trained curves under it, or at its right side: a target's stands beside it.
     Ripples are not marked: peaks lower than LOW, and those beside a higher one.
     """
     marked: list[Extremum] = []
@@ -96,14 +97,15 @@ def mark_peaks(axes: Axes, peaks: Sequence[Extremum], role: str) -> None:
         if peak.height >= LOW and all(abs(peak.x - higher.x) >= APART for higher in marked):
             marked.append(peak)
     for peak in marked:
-        leaves = peak.height > TOP
+        leaves, trained = peak.height > TOP, role == "trained"
+        beside, above = (5, -2) if trained else (-5, -2), (0, -3) if trained else (0, 2.5)
         axes.annotate(
             f"{peak.height:.3f}".removeprefix("0") + (" \N{UPWARDS ARROW}" if leaves else ""),
             (peak.x, min(peak.height, TOP)),
-            xytext=(-5, -2) if leaves else (0, 2.5),
+            xytext=beside if leaves else above,
             textcoords="offset points",
-            ha="right" if leaves else "center",
-            va="top" if leaves else "bottom",
+            ha=("left" if trained else "right") if leaves else "center",
+            va="top" if leaves or trained else "bottom",
             fontsize=7.5,
             color=CURVES[role]["color"],
             path_effects=OUTLINE,

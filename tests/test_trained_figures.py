@@ -15,12 +15,12 @@ from accel.objectives import dpo
 from accel.train import Config, train
 from figures import annotators, ipo, latent, reward_log, slic
 from figures.__main__ import FIGURES, main
-from figures.numbers import Settings, load, peaks
+from figures.numbers import Settings, dips, load, peaks
 from figures.training import Problem, distances_to, draw_different, exactly
 from reference import PBDE, optimum, win_matrix
 from reference.pbde import log_mass
 from reference.toy import Toy
-from tests.checks import CLOSED_FORM, FLOAT32_STORED, assert_close
+from tests.checks import CLOSED_FORM, EPS32, FLOAT32_STORED, assert_close
 
 SMALL = ["--ops", "numpy", "--steps", "3"]
 HEIGHT = 2e-4  # heights are published to four decimals, some of them at grid points
@@ -187,6 +187,17 @@ def test_dpo_takes_the_learned_pretrained_density() -> None:
     assert np.abs(problem.log_p_pre - problem.toy.log_p_pre).max() > 0.01
 
 
+def test_rounding_makes_no_peaks() -> None:
+    """On the paper's 65,536 points neighbours differ by less than float32 can tell: one peak all the same."""
+    x = np.linspace(-10, 10, 2**16)
+    log_p = (-((x - 1.5) ** 2) / 2 - 0.5 * np.log(2 * np.pi)).astype(np.float32)
+    log_p *= 1 + np.random.default_rng(0).integers(-2, 3, x.size).astype(np.float32) * EPS32
+    (peak,) = peaks(x, log_p.astype(np.float64))
+    assert abs(peak.x - 1.5) < 0.02
+    assert abs(peak.height - 1 / np.sqrt(2 * np.pi)) < HEIGHT
+    assert dips(x, log_p.astype(np.float64)) == []
+
+
 def test_latent_components_are_named_by_their_place() -> None:
     """Component 1 is the left one, whatever label training gave it; their weights sum to 1."""
     problem = Problem(Settings("uniform", ops="numpy", steps=3))
@@ -226,3 +237,13 @@ def test_figure_7_keeps_the_reward_as_it_was_trained() -> None:
     )
     assert_close(panel.values["log10 Z"], apart.mean() / np.log(10), CLOSED_FORM)
     assert panel.figure == "7"
+
+
+def test_the_mixture_is_trained_at_the_notebooks_rate(tmp_path: Path) -> None:
+    """A.3 at 1e-4 in every preset, and beside it the marginal at Table 1's 5e-4: two runs, two panels."""
+    assert main(["latent", *SMALL, "--out", str(tmp_path)]) == 0
+    numbers = load("latent", tmp_path)
+    assert numbers.settings["learning_rate"] == 1e-4
+    assert [panel.array for panel in numbers.panels][-1] == "latent_faster"
+    assert not np.array_equal(numbers.arrays["latent"], numbers.arrays["latent_faster"])
+    assert len(list((tmp_path / "runs").glob("figure-11-latent-*"))) == 2
