@@ -13,7 +13,7 @@ from accel import get_ops
 from accel.losses import logistic
 from accel.objectives import dpo
 from accel.train import Config, train
-from figures import annotators, ipo, latent, reward_log, slic
+from figures import annotators, ipo, latent, reward_log, slic, training
 from figures.__main__ import FIGURES, main
 from figures.numbers import Settings, dips, load, peaks
 from figures.training import Problem, distances_to, draw_different, exactly
@@ -29,8 +29,6 @@ HEIGHT = 2e-4  # heights are published to four decimals, some of them at grid po
 @pytest.fixture(autouse=True)
 def _short_pretraining(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing here waits for a network to be good."""
-    from figures import training
-
     short = {
         name: training.Preset(name, points=65, comparisons=512, pretraining_steps=5) for name in training.PRESETS
     }
@@ -76,7 +74,6 @@ def test_a_run_is_not_made_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_an_interrupted_figure_ends_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in its third part and started again: the same numbers as without the interruption."""
-    from figures import training
 
     def run(folder: Path) -> np.ndarray:
         assert main(["reward", "--ops", "numpy", "--steps", "160", "--out", str(folder)]) == 0
@@ -106,6 +103,22 @@ def test_an_interrupted_figure_ends_bit_for_bit(tmp_path: Path, monkeypatch: pyt
     assert len(calls) < 150 + 1 + 100  # the second part did not begin again
 
 
+def test_ctrl_c_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No traceback, the shells' status 130, and what is kept is said."""
+
+    class Interrupted(type(get_ops("numpy"))):  # type: ignore[misc]
+        def adam_step(self, *given: object) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "get_ops", lambda _: Interrupted())
+    with pytest.raises(SystemExit) as stopped:
+        main(["reward", "--steps", "5", "--out", str(tmp_path)])
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "interrupted: the same command goes on from the last checkpoint\n"
+
+
 def _often(config: Config) -> Config:
     return replace(config, checkpoint_every=64)
 
@@ -121,8 +134,6 @@ def test_the_targets_are_the_published_ones(monkeypatch: pytest.MonkeyPatch) -> 
         density = np.exp(ipo.borda_tilt(toy, q, tau))
         found = [density[toy.x < 0].max(), density[toy.x > 0].max()]
         assert found == pytest.approx(heights, abs=HEIGHT)
-    from figures import training
-
     monkeypatch.setattr(training, "PRESETS", {"quick": training.Preset("quick", points=201)})
     minimum, _ = slic.exact(Problem(Settings("pretrained")), 0.5, 1.0, 201)
     assert minimum.gap < 1e-6
