@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from accel.models import log_density, log_sum_exp
-from accel.ops import check_pairs
+from accel.ops import check_integer, check_pairs
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -78,7 +78,7 @@ def annotator_types(
     ends after `rounds`, or when a round raises L by less than tolerance (1 + |L|). ValueError for other shapes or
     values.
     """
-    _check_settings(types, ridge, roughness, restarts, rounds)
+    _check_settings(types, ridge, roughness, restarts, rounds, tolerance)
     penalty = penalty_matrix(n, ridge, roughness)
     data = _Choices.of(x_a, x_b, y, annotator, weight, n)
     pooled = bradley_terry(data.wins(np.ones(len(data.ids))), penalty, np.zeros(n))
@@ -142,6 +142,8 @@ class _Choices:
         check_pairs(a, b, y, w, n)
         if ids.shape != a.shape:
             raise ValueError(f"annotator must have shape {a.shape}, got {ids.shape}")
+        if any(identity is None or identity != identity for identity in ids.tolist()):
+            raise ValueError("annotator must be known for every comparison, got None or NaN: leave those out")
         found, who = np.unique(ids, return_inverse=True)
         share = np.concatenate([w * y, w * (1 - y)])
         kept = (share > 0) & np.tile(a != b, 2)
@@ -202,11 +204,13 @@ def _log_sigmoid(x: Array) -> Array:
     return np.asarray(np.minimum(x, 0.0) - np.log1p(np.exp(-np.abs(x))))
 
 
-def _check_settings(types: int, ridge: float, roughness: float, restarts: int, rounds: int) -> None:
-    for name, value in (("types", types), ("restarts", restarts), ("rounds", rounds)):
-        if value < 1:
-            raise ValueError(f"{name} must be >= 1, got {value}")
+def _check_settings(
+    types: int, ridge: float, roughness: float, restarts: int, rounds: int, tolerance: float
+) -> None:
+    for name, count in (("types", types), ("restarts", restarts), ("rounds", rounds)):
+        check_integer(name, count, 1)
     if not 0 < ridge < np.inf:
         raise ValueError(f"ridge must be > 0, got {ridge}")
-    if not 0 <= roughness < np.inf:
-        raise ValueError(f"roughness must be >= 0, got {roughness}")
+    for name, value in (("roughness", roughness), ("tolerance", tolerance)):
+        if not 0 <= value < np.inf:
+            raise ValueError(f"{name} must be >= 0, got {value}")

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from accel.adam import Adam, Schedule, learning_rates
 from accel.buffers import Array
 from accel.checkpoint import CheckpointError, check_same_run, load, save
-from accel.ops import Ops
+from accel.ops import Ops, check_integer
 
 Gradient = Callable[[int], tuple[Array, Array]]  # step -> loss (), flat gradient at the present parameters
 Stopped = Literal["", "steps", "gradient"]
@@ -50,9 +50,8 @@ class Config:
     divergence: float = 100.0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "checkpoint_every"):
-            if not getattr(self, name) >= 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        for name, least in (("steps", 1), ("log_every", 1), ("checkpoint_every", 1), ("seed", 0)):
+            check_integer(name, getattr(self, name), least)
         for name in ("learning_rate", "divergence"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
@@ -175,6 +174,10 @@ def check_losses(losses: NDArray[np.float64], since: int, config: Config) -> Non
     bad = ~(recent <= first + config.divergence * (1 + abs(first)))
     if bad.any():
         step = since + int(np.argmax(bad))
+        if step == 0:
+            raise DivergedError(
+                f"the loss is {first:.6g} at step 0, before any update: look at the data and parameters"
+            )
         raise DivergedError(
             f"the loss is {losses[step]:.6g} at step {step} (it began at {first:.6g}); "
             f"lower learning_rate, which is {config.learning_rate:g}"

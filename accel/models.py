@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from accel import buffers
 from accel.buffers import Array, Shapes
 from accel.mlp import WIDTHS, mlp_init, mlp_shapes
-from accel.ops import Ops, Params
+from accel.ops import Ops, Params, check_integer
 from accel.ops_sequence import Cache
 
 Density = NDArray[np.float64]
@@ -71,8 +71,7 @@ class Tabular:
     n: int
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ValueError(f"n must be >= 1, got {self.n}")
+        check_integer("n", self.n, 1)
 
     @property
     def shapes(self) -> Shapes:
@@ -110,6 +109,8 @@ class MLP:
         shape = np.shape(self.x)
         if not shape or shape[0] < 1 or (shape[1:] or (1,)) != (self.widths[0],):
             raise ValueError(f"x must have shape (n, {self.widths[0]}) with n >= 1, got {shape}")
+        if not np.isfinite(self.x).all():
+            raise ValueError("x must be finite, got NaN or an infinity")
 
     @property
     def shapes(self) -> Shapes:
@@ -146,8 +147,7 @@ class LatentMixture:
     _names: tuple[dict[str, str], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.components < 1:
-            raise ValueError(f"components must be >= 1, got {self.components}")
+        check_integer("components", self.components, 1)
         names = tuple(
             {name: f"component_{k}/{name}" for name in self.component.shapes} for k in range(self.components)
         )
@@ -205,4 +205,11 @@ def log_sum_exp(values: Density) -> Density:
 def log_density(values: ArrayLike, measure: ArrayLike | None = None) -> Density:
     """(n,) -> (n,): r - log Z in float64, with Z = sum_x measure(x) e^r(x) (on a grid the trapezoid rule)."""
     r = np.asarray(values, dtype=np.float64)
-    return np.asarray(r - log_sum_exp(r if measure is None else r + np.log(np.asarray(measure, dtype=np.float64))))
+    if measure is None:
+        return np.asarray(r - log_sum_exp(r))
+    weights = np.asarray(measure, dtype=np.float64)
+    if weights.shape != r.shape or not (weights.min() > 0 and np.isfinite(weights).all()):
+        raise ValueError(
+            f"measure must be > 0, finite and of shape {r.shape}, got {weights.shape}, {weights.min()}"
+        )
+    return np.asarray(r - log_sum_exp(r + np.log(weights)))

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from accel.buffers import Array
 from accel.losses import MarginLoss, hinge, logistic, ranking, squared
 from accel.models import LatentValues
-from accel.ops import Ops, Pairs, get_ops
+from accel.ops import Ops, Pairs, check_integer, get_ops
 
 Values = NDArray[np.float64]
 
@@ -86,6 +86,7 @@ class PreferenceObjective:
         return replace(self, pairs=_pairs_on(self.pairs, ops, dtype), **arrays)
 
     def __call__(self, ops: Ops, values: Array, step: int) -> tuple[Array, Array]:
+        _check_values(values, self.pairs.n)
         if not self.needs_log_z:
             loss, domega = ops.margin_loss(self.f * values + self.g, self.pairs, self.loss)
             return self.scale * loss, (self.scale * self.f) * domega
@@ -168,9 +169,11 @@ def slic_hf(
     """E max(0, delta - h) - weight E_pre[log p], h = log p of the winner less that of the loser. Zhao et al. 2023.
 
     weight: the paper's lambda. draws: 0 takes E_pre exactly over the support; else so many fresh draws a step.
-    ValueError unless delta, weight and draws are >= 0.
+    ValueError unless delta, weight, draws and seed are >= 0.
     """
-    for name, value in (("delta", delta), ("weight", weight), ("draws", draws)):
+    check_integer("draws", draws, 0)
+    check_integer("seed", seed, 0)
+    for name, value in (("delta", delta), ("weight", weight)):
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{name} must be >= 0, got {value}")
     log_measure = _log_measure(measure, pairs.n)
@@ -225,6 +228,7 @@ class LatentMixtureObjective:
 
     def __call__(self, ops: Ops, values: LatentValues, step: int) -> tuple[Array, LatentValues]:
         xp, wins = ops.xp, self.wins
+        _check_values(values, wins.n, latent=True)
         log_w = values.prior_logits - ops.log_sum_exp_forward(values.prior_logits)[0]
         margin = xp.take(values.r, wins.x_a, axis=1) - xp.take(values.r, wins.x_b, axis=1)  # (K, N)
         decay = xp.exp(-xp.abs(margin))
@@ -263,12 +267,22 @@ class Regression:
         return replace(self, target=ops.xp.asarray(self.target, dtype=dtype))
 
     def __call__(self, ops: Ops, values: Array, step: int) -> tuple[Array, Array]:
+        _check_values(values, len(self.target))
         error = values - self.target
         # forward: loss = mean(error^2)
         return error @ error / len(error), error * (2.0 / len(error))
 
 
 # ----- Pieces -----
+
+
+def _check_values(values: Any, n: int, latent: bool = False) -> None:
+    """ValueError unless a model gave the values of one density over n points, or of a latent mixture."""
+    mixture = isinstance(values, LatentValues)
+    shape = np.shape(values.r) if mixture else np.shape(values)
+    if mixture != latent or shape[mixture:] != (n,):
+        wanted, got = ("a LatentMixture" if kind else "one density" for kind in (latent, mixture))
+        raise ValueError(f"the model must be {wanted} over {n} points, got {got} with values of shape {shape}")
 
 
 def _pairs_on(pairs: Pairs, ops: Ops, dtype: str) -> Pairs:

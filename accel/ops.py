@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -131,29 +132,31 @@ class Ops(SequenceOps):
         x_a, x_b: indices. y: 1 where x_a was preferred, 0 where x_b was, or the share between. weight: >= 0, not
         all 0; None: all 1. Raises ValueError for other shapes or values.
         """
-        a, b, y = np.asarray(x_a), np.asarray(x_b), np.asarray(y, dtype=np.float64)
+        a: Array = np.asarray(x_a)
+        b, y = np.asarray(x_b), np.asarray(y, dtype=np.float64)
         w = np.ones(a.shape) if weight is None else np.asarray(weight, dtype=np.float64)
         check_pairs(a, b, y, w, n)
-        a, b, y, w = (value[w > 0] for value in (a, b, y, w))
-        order = np.lexsort((y, b, a))
+        a, b, y, w = (value[w > 0] for value in (a.astype(np.intp), b.astype(np.intp), y, w))
+        order = np.lexsort((y, a, (b - a) % n))  # neighbours share no point: no sum waits for the one before
         a, b, y, w = (value[order] for value in (a, b, y, w))
         first = np.flatnonzero(np.r_[True, (np.diff(a) != 0) | (np.diff(b) != 0) | (np.diff(y) != 0)])
         w, total = np.add.reduceat(w, first), float(w.sum())
-        a, b = a[first].astype(np.intp), b[first].astype(np.intp)
         as_array = self.xp.asarray
-        return Pairs(n, as_array(a), as_array(b), as_array(y[first]), as_array(w / total), total)
+        return Pairs(n, as_array(a[first]), as_array(b[first]), as_array(y[first]), as_array(w / total), total)
 
     def pairs_of_wins(self, wins: Array) -> Pairs:
-        """The same from (n, n) wins, W_ij = how often i was preferred to j. The diagonal says nothing: dropped.
+        """The same from (n, n) wins, W_ij = how often i was preferred to j, an array or a SciPy sparse one.
 
-        Raises ValueError where wins are not square, finite, >= 0, or all 0 off the diagonal.
+        The diagonal says nothing: dropped. ValueError where wins are not square, finite, >= 0, or all 0 off the
+        diagonal.
         """
-        wins = np.array(wins, dtype=np.float64)
-        if wins.ndim != 2 or wins.shape[0] != wins.shape[1]:
+        wins = wins.tocoo() if hasattr(wins, "tocoo") else np.asarray(wins, dtype=np.float64)
+        if len(wins.shape) != 2 or wins.shape[0] != wins.shape[1]:
             raise ValueError(f"wins must have shape (n, n), got {wins.shape}")
-        np.fill_diagonal(wins, 0.0)
-        x_a, x_b = np.nonzero(wins)
-        return self.pairs(x_a, x_b, np.ones(len(x_a)), wins[x_a, x_b], len(wins))
+        x_a, x_b = (wins.row, wins.col) if hasattr(wins, "row") else np.nonzero(wins)
+        count = wins.data if hasattr(wins, "row") else wins[x_a, x_b]
+        apart = x_a != x_b
+        return self.pairs(x_a[apart], x_b[apart], np.ones(int(apart.sum())), count[apart], wins.shape[0])
 
     def margin_loss(self, omega: Array, pairs: Pairs, loss: MarginLoss) -> tuple[Array, Array]:
         """sum_k weight_k loss(omega[a_k] - omega[b_k], y_k): (n,) -> (), domega (n,).
@@ -282,6 +285,8 @@ def _widths(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> tuple[int, ...]:
 
 def check_pairs(x_a: Array, x_b: Array, y: Array, weight: Array, n: int) -> None:
     """ValueError unless x_a, x_b are indices below n, y in [0, 1] and weight >= 0, all of one shape (N,)."""
+    if x_a.size == 0:
+        raise ValueError("there are no comparisons: x_a is empty")
     for name, index in (("x_a", x_a), ("x_b", x_b)):
         if index.ndim != 1 or not np.issubdtype(index.dtype, np.integer):
             raise ValueError(f"{name} must be integers of shape (N,), got {index.dtype}, {index.shape}")
@@ -294,6 +299,14 @@ def check_pairs(x_a: Array, x_b: Array, y: Array, weight: Array, n: int) -> None
             raise ValueError(f"{name} must be finite in [0, {top:g}], got {value.min()}..{value.max()}")
     if not weight.sum() > 0:
         raise ValueError("weight must have a sum > 0, got no comparison or weights of 0 only")
+
+
+def check_integer(name: str, value: Any, least: int) -> None:
+    """ValueError unless value is an integer >= least; True and False are none."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise ValueError(f"{name} must be an integer, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be >= {least}, got {value}")
 
 
 def moments_checked(params: Params, m: Array, v: Array) -> Array:
@@ -322,8 +335,8 @@ def get_ops(name: str, threads: int | None = None) -> Ops:
     """
     if name not in ("numpy", "numba", "cupy"):
         raise ValueError(f"ops must be numpy, numba or cupy, got {name}")
-    if threads is not None and (name != "numba" or threads < 1):
-        raise ValueError(f"threads must be >= 1 and go with numba, got {threads} with {name}")
+    if threads is not None and name != "numba":
+        raise ValueError(f"threads must go with numba, got {threads} with {name}")
     if name == "numpy":
         return Ops()
     if name == "cupy":

@@ -13,7 +13,7 @@ from accel import buffers, numba_adam, numba_matmul, numba_mlp, numba_pairs
 from accel.buffers import Array
 from accel.losses import MarginLoss
 from accel.numba_compile import Crew, compiled_loss
-from accel.ops import Ops, Pairs, Params, check_omega, mlp_widths, moments_checked
+from accel.ops import Ops, Pairs, Params, check_integer, check_omega, mlp_widths, moments_checked
 from accel.ops_sequence import Cache
 
 CHUNK = 1 << 15  # numbers a thread: fewer are not worth a second one
@@ -28,8 +28,8 @@ class NumbaOps(Ops):
     name = "numba"
 
     def __init__(self, threads: int | None = None) -> None:
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads must be >= 1, got {threads}")
+        if threads is not None:
+            check_integer("threads", threads, 1)
         self.threads = cores() if threads is None else threads
         self._crew = Crew(self.threads)
 

@@ -67,6 +67,8 @@ def train(
     initial does not have the model's shapes.
     """
     ops = get_ops("numpy") if ops is None else ops
+    if not isinstance(ops, Ops):
+        raise ValueError(f"ops must come from get_ops, got {ops!r}")
     first = model.init(np.random.default_rng(config.seed)) if initial is None else initial
     flat, params = _flat_params(model.shapes, first, ops, config.dtype)
     store = None
@@ -97,7 +99,7 @@ def evaluate(model: Model, params: Mapping[str, ArrayLike], ops: Ops | None = No
     A network trained at the points of the data is looked at on a grid so: evaluate(MLP(grid), result.params).
     """
     ops = get_ops("numpy") if ops is None else ops
-    dtype = str(np.result_type(*(np.asarray(value).dtype for value in params.values())))
+    dtype = str(np.result_type(np.float32, *(np.asarray(value).dtype for value in params.values())))
     _, placed = _flat_params(model.shapes, params, ops, dtype)
     return _on_host(model.on(ops, dtype).forward(ops, placed)[0])
 

@@ -99,7 +99,7 @@ def _parser() -> Parser:
         "  python -m figures all                           every figure, with the quick preset\n"
         "  python -m figures targets --proposal uniform    the misspecified fit depends on the proposal\n"
         "  python -m figures targets --json | jq .peaks    the same numbers for a program\n\n"
-        "exit status: 0, or 2 with one line on stderr",
+        "exit status: 0, or 2 with one line on stderr; 130 where it was interrupted",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="figures to draw: see below")
     _add_output_options(parser)
@@ -129,7 +129,7 @@ def _parser() -> Parser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0; SystemExit(2) after one line on stderr where what was asked for cannot be done."""
+    """Returns 0; SystemExit(2) after one line on stderr where what was asked for cannot be done, 130 on Ctrl-C."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words[:1] == ["fit"]:
         return _main_of_fit(words[1:])
@@ -159,6 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"cannot write to {asked.out}: {error.strerror or error}")
         except (ValueError, ImportError, DivergedError) as error:
             parser.error(str(error))
+        except KeyboardInterrupt:
+            parser.exit(130, "interrupted: the same command goes on from the last checkpoint\n")
         print(json_lines(numbers, picture) if asked.json else table(numbers, picture))
     return 0
 

@@ -66,6 +66,8 @@ def caption(numbers: Numbers, narrow: bool = False) -> str:
     """The settings, as the picture tells them: in one line, or in two for a picture of one panel."""
     told = numbers.settings
     data = f"{told['comparisons']} comparisons" if told["comparisons"] != "infinite" else "infinite data"
-    how = f"{told['steps']} steps, learning rate {told['learning_rate']:g}, {told['ops']}, seed {told['seed']}"
+    rate = f"{told['learning_rate']:g}"
+    rate += f" (latent {told['latent_learning_rate']:g})" if "latent_learning_rate" in told else ""
+    how = f"{told['steps']} steps, learning rate {rate}, {told['ops']}, seed {told['seed']}"
     what = f"preset {told['preset']}: {data}, q {told['proposal']}, {told['points']} points"
     return f"{what},\n{how}" if narrow else f"{what}, {how}"

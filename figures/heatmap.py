@@ -12,7 +12,7 @@ from scipy.special import expit
 from figures import style
 from figures.annotators import case, misspecified
 from figures.curves import caption
-from figures.latent import trained
+from figures.latent import RATE, trained
 from figures.numbers import Array, Numbers, Panel, Settings
 from figures.training import Problem, exactly
 from reference.toy import Toy
@@ -62,7 +62,7 @@ def compute(settings: Settings) -> Numbers:
             error = float(q @ np.abs(prob - wanted) @ q)
             found = found.trained(*distances[name], seconds=spent[name], **{"mean |P - exact|": error})
         panels.append(found)
-    return Numbers("heatmap", problem.describe(), panels, arrays)
+    return Numbers("heatmap", problem.describe() | {"latent_learning_rate": RATE}, panels, arrays)
 
 
 def _places(grid: Toy, prob: Array) -> Iterator[tuple[str, float]]:

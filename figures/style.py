@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -19,6 +19,8 @@ from matplotlib.patheffects import withStroke
 from figures.numbers import Array, Extremum
 from figures.png import encode
 
+Place = Literal["upper right", "lower center"]  # of a legend
+
 DPI = 150
 X_RANGE = (-10.0, 10.0)
 LOW, APART = 0.03, 1.5  # peaks are marked from this height on, and this far from a higher one
@@ -31,6 +33,7 @@ CURVES: dict[str, dict[str, Any]] = {
     "second annotator": {"color": "#e377c2", "linestyle": (0, (4, 1.3, 1, 1.3)), "linewidth": 1.7},
     "pretrained": {"color": "#ff7f0e", "linestyle": (0, (1, 1.3)), "linewidth": 1.6},
     "trained": {"color": "#2ca02c", "linestyle": "-", "linewidth": 1.8},
+    "unnormalised": {"color": "#98d098", "linestyle": "-", "linewidth": 1.4},
     "target": {"color": "#d62728", "linestyle": (0, (7, 1.6, 1.4, 1.6)), "linewidth": 1.3},
 }
 OUTLINE = [withStroke(linewidth=2.6, foreground="white")]  # of numbers that stand on curves
@@ -86,6 +89,7 @@ def curve(axes: Axes, x: Array, log_p: Array, role: str) -> None:
 def mark_peaks(axes: Axes, peaks: Sequence[Extremum], role: str) -> None:
     """The height of each peak, written over it, or at its left side with an arrow where it leaves the axes.
 
+    Of trained curves under it, or at its right side: a target's stands beside it.
     Ripples are not marked: peaks lower than LOW, and those beside a higher one.
     """
     marked: list[Extremum] = []
@@ -93,14 +97,15 @@ def mark_peaks(axes: Axes, peaks: Sequence[Extremum], role: str) -> None:
         if peak.height >= LOW and all(abs(peak.x - higher.x) >= APART for higher in marked):
             marked.append(peak)
     for peak in marked:
-        leaves = peak.height > TOP
+        leaves, trained = peak.height > TOP, role == "trained"
+        beside, above = (5, -2) if trained else (-5, -2), (0, -3) if trained else (0, 2.5)
         axes.annotate(
             f"{peak.height:.3f}".removeprefix("0") + (" \N{UPWARDS ARROW}" if leaves else ""),
             (peak.x, min(peak.height, TOP)),
-            xytext=(-5, -2) if leaves else (0, 2.5),
+            xytext=beside if leaves else above,
             textcoords="offset points",
-            ha="right" if leaves else "center",
-            va="top" if leaves else "bottom",
+            ha=("left" if trained else "right") if leaves else "center",
+            va="top" if leaves or trained else "bottom",
             fontsize=7.5,
             color=CURVES[role]["color"],
             path_effects=OUTLINE,
@@ -155,7 +160,7 @@ def key(axes: Axes, names: Mapping[str, str], image: AxesImage) -> None:
     scale.set_title(r"$\mathrm{Prob}(x_A \succ x_B)$")
 
 
-def legend(axes: Axes, names: Mapping[str, str]) -> None:
+def legend(axes: Axes, names: Mapping[str, str], place: Place = "upper right") -> None:
     """What each role's line is called, in a small legend where it hides least."""
     lines = [Line2D([], [], **CURVES[role]) for role in names]
-    axes.legend(lines, list(names.values()), loc="upper right", fontsize=7.5, handlelength=2.6, borderaxespad=0.2)
+    axes.legend(lines, list(names.values()), loc=place, fontsize=7.5, handlelength=2.6, borderaxespad=0.2)

@@ -161,11 +161,15 @@ class Problem:
         kept = None if self.settings.folder is None else Path(self.settings.folder) / "runs" / name
         return train(model, objective, config, self.ops, initial=initial, checkpoint=kept, label=label)
 
-    def adapt(self, case: Case) -> tuple[Panel, Array]:
-        """The panel of a case and the log density (n,) that was learned."""
+    def fit(self, case: Case) -> Result:
+        """The training run of a case."""
         initial = self.pretrained.params if case.pretrained else None
         label = f"figure {case.figure} {case.array}"
-        result = self.run(MLP(self.toy.x), case.objective(self.pairs(case.annotator)), self.config, label, initial)
+        return self.run(MLP(self.toy.x), case.objective(self.pairs(case.annotator)), self.config, label, initial)
+
+    def adapt(self, case: Case) -> tuple[Panel, Array]:
+        """The panel of a case and the log density (n,) that was learned."""
+        result = self.fit(case)
         learned = result.log_p(self.toy.measure)
         return self.panel(case, learned, result), learned
 

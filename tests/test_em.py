@@ -166,9 +166,16 @@ def test_the_best_restart_is_kept_and_runs_repeat() -> None:
     ("change", "message"),
     [
         ({"types": 0}, "types must be >= 1, got 0"),
+        ({"rounds": 1.5}, "rounds must be an integer, got 1.5"),
+        ({"tolerance": float("nan")}, "tolerance must be >= 0, got nan"),
         ({"ridge": 0.0}, "ridge must be > 0, got 0.0"),
         ({"roughness": -1.0}, "roughness must be >= 0, got -1.0"),
         ({"annotator": [1]}, "annotator must have shape (2,), got (1,)"),
+        (
+            {"annotator": [1.0, np.nan]},
+            "annotator must be known for every comparison, got None or NaN: leave those out",
+        ),
+        ({"x_a": [], "x_b": [], "y": [], "annotator": []}, "there are no comparisons: x_a is empty"),
         ({"x_a": [1, 0]}, "there are no comparisons of two different points"),
         ({"x_a": [3, 0]}, "x_a must lie in 0..1, got 0..3"),
     ],

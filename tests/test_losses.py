@@ -305,6 +305,14 @@ def test_comparisons_are_their_win_matrix(seed: int, n: int) -> None:
             lambda p: objectives.slic_hf(p, 1.0, 1.0, np.zeros(2)),
             "log_p_pre must be normalised, got a mass of 2; give its measure",
         ),
+        (
+            lambda p: objectives.slic_hf(p, 1.0, 1.0, np.log([0.5, 0.5]), draws=-1),
+            "draws must be >= 0, got -1",
+        ),
+        (
+            lambda p: objectives.slic_hf(p, 1.0, 1.0, np.log([0.5, 0.5]), draws=2, seed=-1),
+            "seed must be >= 0, got -1",
+        ),
         (lambda p: objectives.rrhf(p, [1.0, 0.0]), "lengths must be > 0, got 0.0"),
         (lambda p: objectives.rrhf(p, 1.0, weight=-1.0), "weight must be >= 0, got -1.0"),
     ],

@@ -289,6 +289,8 @@ def test_a_rate_far_too_large_diverges() -> None:
     for steps in (1, 100):
         with pytest.raises(DivergedError, match="at step 1 "):
             train(model, target, Config(steps, 1e30), OPS)
+    with pytest.raises(DivergedError, match="the loss is nan at step 0, before any update: look at the data"):
+        train(Tabular(2), objectives.Regression(np.zeros(2)), EXACT, OPS, initial={"logits": [np.nan, 0.0]})
 
 
 class Terminal(io.StringIO):
@@ -318,6 +320,9 @@ def test_the_bar_shows_loss_and_time_left_on_terminals_only(monkeypatch: pytest.
     ("change", "message"),
     [
         ({"steps": 0}, "steps must be >= 1, got 0"),
+        ({"steps": 1.5}, "steps must be an integer, got 1.5"),
+        ({"log_every": True}, "log_every must be an integer, got True"),
+        ({"seed": -1}, "seed must be >= 0, got -1"),
         ({"learning_rate": 0.0}, "learning_rate must be > 0, got 0.0"),
         ({"learning_rate": float("nan")}, "learning_rate must be > 0, got nan"),
         ({"schedule": "linear"}, "schedule must be one of cosine, constant, got 'linear'"),
@@ -371,7 +376,8 @@ def test_latent_mixtures_start_near_one_model_and_mix_densities() -> None:
 
 def test_other_refusals() -> None:
     """Parameters of another model, points that do not fit a network, empty models, Adam's constants."""
-    reward = objectives.reward(OPS.pairs_of_wins(np.ones((2, 2))))
+    pairs = OPS.pairs_of_wins(np.ones((2, 2)))
+    reward = objectives.reward(pairs)
     for call, message in (
         (lambda: train(Tabular(2), reward, EXACT, initial={"logits": [0.0]}), "must have shape (2,), got (1,)"),
         (lambda: train(Tabular(2), reward, EXACT, initial={}), "must have shape (2,), got nothing"),
@@ -379,6 +385,27 @@ def test_other_refusals() -> None:
         (
             lambda: MLP(np.zeros(3), (1, 4, 2)),
             "widths must be two or more numbers >= 1 and end in 1, got (1, 4, 2)",
+        ),
+        (lambda: MLP([0.0, np.nan]), "x must be finite, got NaN or an infinity"),
+        (lambda: MLP([0, 1]).log_p(np.zeros(2), [1.0, -1.0]), "measure must be > 0, finite and of shape (2,)"),
+        (lambda: evaluate(MLP([0, 1]), {}), "parameter Dense_0/kernel must have shape (1, 64), got nothing"),
+        (lambda: train(Tabular(2), reward, EXACT, "numpy"), "ops must come from get_ops, got 'numpy'"),  # type: ignore[arg-type]
+        (lambda: train(Tabular(3), reward, EXACT), "the model must be one density over 2 points, got one density"),
+        (
+            lambda: train(LatentMixture(Tabular(2)), reward, EXACT),
+            "the model must be one density over 2 points, got a LatentMixture with values of shape (2, 2)",
+        ),
+        (
+            lambda: train(Tabular(2), objectives.latent_mixture(pairs), EXACT),
+            "the model must be a LatentMixture over 2 points, got one density with values of shape (2,)",
+        ),
+        (
+            lambda: train(LatentMixture(Tabular(3)), objectives.latent_mixture(pairs), EXACT),
+            "the model must be a LatentMixture over 2 points, got a LatentMixture with values of shape (2, 3)",
+        ),
+        (
+            lambda: train(Tabular(3), objectives.Regression(np.zeros(2)), EXACT),
+            "the model must be one density over 2 points, got one density with values of shape (3,)",
         ),
         (lambda: distinct(np.zeros(2), np.zeros(3)), "x_a and x_b must have the same shape (N,) or (N, d)"),
         (lambda: Tabular(0), "n must be >= 1, got 0"),

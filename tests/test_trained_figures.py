@@ -13,14 +13,14 @@ from accel import get_ops
 from accel.losses import logistic
 from accel.objectives import dpo
 from accel.train import Config, train
-from figures import annotators, ipo, latent, slic
+from figures import annotators, ipo, latent, reward_log, slic, training
 from figures.__main__ import FIGURES, main
-from figures.numbers import Settings, load, peaks
+from figures.numbers import Settings, dips, load, peaks
 from figures.training import Problem, distances_to, draw_different, exactly
 from reference import PBDE, optimum, win_matrix
 from reference.pbde import log_mass
 from reference.toy import Toy
-from tests.checks import CLOSED_FORM, FLOAT32_STORED, assert_close
+from tests.checks import CLOSED_FORM, EPS32, FLOAT32_STORED, assert_close
 
 SMALL = ["--ops", "numpy", "--steps", "3"]
 HEIGHT = 2e-4  # heights are published to four decimals, some of them at grid points
@@ -29,8 +29,6 @@ HEIGHT = 2e-4  # heights are published to four decimals, some of them at grid po
 @pytest.fixture(autouse=True)
 def _short_pretraining(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing here waits for a network to be good."""
-    from figures import training
-
     short = {
         name: training.Preset(name, points=65, comparisons=512, pretraining_steps=5) for name in training.PRESETS
     }
@@ -76,7 +74,6 @@ def test_a_run_is_not_made_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_an_interrupted_figure_ends_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in its third part and started again: the same numbers as without the interruption."""
-    from figures import training
 
     def run(folder: Path) -> np.ndarray:
         assert main(["reward", "--ops", "numpy", "--steps", "160", "--out", str(folder)]) == 0
@@ -106,6 +103,22 @@ def test_an_interrupted_figure_ends_bit_for_bit(tmp_path: Path, monkeypatch: pyt
     assert len(calls) < 150 + 1 + 100  # the second part did not begin again
 
 
+def test_ctrl_c_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No traceback, the shells' status 130, and what is kept is said."""
+
+    class Interrupted(type(get_ops("numpy"))):  # type: ignore[misc]
+        def adam_step(self, *given: object) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "get_ops", lambda _: Interrupted())
+    with pytest.raises(SystemExit) as stopped:
+        main(["reward", "--steps", "5", "--out", str(tmp_path)])
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "interrupted: the same command goes on from the last checkpoint\n"
+
+
 def _often(config: Config) -> Config:
     return replace(config, checkpoint_every=64)
 
@@ -121,8 +134,6 @@ def test_the_targets_are_the_published_ones(monkeypatch: pytest.MonkeyPatch) -> 
         density = np.exp(ipo.borda_tilt(toy, q, tau))
         found = [density[toy.x < 0].max(), density[toy.x > 0].max()]
         assert found == pytest.approx(heights, abs=HEIGHT)
-    from figures import training
-
     monkeypatch.setattr(training, "PRESETS", {"quick": training.Preset("quick", points=201)})
     minimum, _ = slic.exact(Problem(Settings("pretrained")), 0.5, 1.0, 201)
     assert minimum.gap < 1e-6
@@ -187,6 +198,17 @@ def test_dpo_takes_the_learned_pretrained_density() -> None:
     assert np.abs(problem.log_p_pre - problem.toy.log_p_pre).max() > 0.01
 
 
+def test_rounding_makes_no_peaks() -> None:
+    """On the paper's 65,536 points neighbours differ by less than float32 can tell: one peak all the same."""
+    x = np.linspace(-10, 10, 2**16)
+    log_p = (-((x - 1.5) ** 2) / 2 - 0.5 * np.log(2 * np.pi)).astype(np.float32)
+    log_p *= 1 + np.random.default_rng(0).integers(-2, 3, x.size).astype(np.float32) * EPS32
+    (peak,) = peaks(x, log_p.astype(np.float64))
+    assert abs(peak.x - 1.5) < 0.02
+    assert abs(peak.height - 1 / np.sqrt(2 * np.pi)) < HEIGHT
+    assert dips(x, log_p.astype(np.float64)) == []
+
+
 def test_latent_components_are_named_by_their_place() -> None:
     """Component 1 is the left one, whatever label training gave it; their weights sum to 1."""
     problem = Problem(Settings("uniform", ops="numpy", steps=3))
@@ -214,3 +236,25 @@ def test_wrong_settings(
         main([*arguments, "--out", str(tmp_path)])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_figure_7_keeps_the_reward_as_it_was_trained() -> None:
+    """r is the normalised log density plus log Z, so that e^r and e^r / Z stand log10 Z decades apart."""
+    numbers = reward_log.compute(Settings("uniform", ops="numpy", steps=3))
+    (panel,) = numbers.panels
+    apart = numbers.arrays["r"] - numbers.arrays["reward"]
+    assert_close(
+        apart, np.full(apart.shape, log_mass(numbers.arrays["r"], numbers.arrays["measure"])), CLOSED_FORM
+    )
+    assert_close(panel.values["log10 Z"], apart.mean() / np.log(10), CLOSED_FORM)
+    assert panel.figure == "7"
+
+
+def test_the_mixture_is_trained_at_the_notebooks_rate(tmp_path: Path) -> None:
+    """A.3 at 1e-4 in every preset, and beside it the marginal at Table 1's 5e-4: two runs, two panels."""
+    assert main(["latent", *SMALL, "--out", str(tmp_path)]) == 0
+    numbers = load("latent", tmp_path)
+    assert numbers.settings["learning_rate"] == 1e-4
+    assert [panel.array for panel in numbers.panels][-1] == "latent_faster"
+    assert not np.array_equal(numbers.arrays["latent"], numbers.arrays["latent_faster"])
+    assert len(list((tmp_path / "runs").glob("figure-11-latent-*"))) == 2
