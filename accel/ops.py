@@ -171,10 +171,6 @@ class Ops(SequenceOps):
         domega = self.scatter(pairs.x_a, dmargin, pairs.n) - self.scatter(pairs.x_b, dmargin, pairs.n)
         return value, domega
 
-    def scatter(self, index: Array, values: Array, n: int) -> Array:
-        """(n,): [i] = the sum of values where index is i, added in a fixed order, in float64."""
-        return self.xp.bincount(index, weights=values, minlength=n).astype(values.dtype)
-
     def mlp_margin_step(
         self, params: Params, x_a: Array, x_b: Array, y: Array, loss: MarginLoss
     ) -> tuple[Array, dict[str, Array]]:
