@@ -20,12 +20,11 @@ class KernelLib(Protocol):
 
 
 class CupyLib:
-    """The kernels on this machine's GPU, on CuPy's current stream. NVRTC compiles a source on first use;
+    """The kernels on this machine's GPU, on CuPy's current stream. NVRTC compiles each when it is first used;
     CuPy keeps it on disk."""
 
     def __init__(self, cupy: Any) -> None:
         self._cupy = cupy
-        self._modules: dict[str, Any] = {}
         self._functions: dict[tuple[str, str], Any] = {}
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -38,16 +37,12 @@ class CupyLib:
             self._function(name, variant)((blocks,), (kernel.threads,), tuple(given))
 
     def _function(self, name: str, variant: str) -> Any:
-        if (name, variant) not in self._functions:
-            module = self._module(KERNELS[name].source)
-            self._functions[name, variant] = module.get_function(f"{name}<{variant}>")
-        return self._functions[name, variant]
-
-    def _module(self, source: str) -> Any:
-        if source not in self._modules:
-            self._modules[source] = self._cupy.RawModule(
-                code=kernel_table.code(source),
+        if (name, variant) not in self._functions:  # compiled alone: a run needs few of the variants
+            expression = f"{name}<{variant}>"
+            module = self._cupy.RawModule(
+                code=kernel_table.code(KERNELS[name].source),
                 options=(f"--std={kernel_table.DIALECT}",),
-                name_expressions=kernel_table.expressions(source),
+                name_expressions=(expression,),
             )
-        return self._modules[source]
+            self._functions[name, variant] = module.get_function(expression)
+        return self._functions[name, variant]

@@ -6,6 +6,7 @@ of accel/kernels/SOURCE.cu; a variant is the text of its template arguments, suc
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -122,10 +123,14 @@ def sources() -> tuple[str, ...]:
     return tuple(dict.fromkeys(kernel.source for kernel in KERNELS.values()))
 
 
-def code(source: str) -> str:
-    """One source with what stands before it, as a compiler takes it; lines keep their file and number."""
+def code(source: str, changed: Mapping[str, str] | None = None) -> str:
+    """One source with what stands before it, as a compiler takes it; lines keep their file and number.
+
+    changed: other texts of some of the files, by name.
+    """
     names = (*PREAMBLE.get(source, ("common.cuh",)), f"{source}.cu")
-    return "".join(f'#line 1 "{name}"\n{(FOLDER / name).read_text(encoding="utf-8")}' for name in names)
+    texts = {name: (FOLDER / name).read_text(encoding="utf-8") for name in names} | dict(changed or {})
+    return "".join(f'#line 1 "{name}"\n{texts[name]}' for name in names)
 
 
 def expressions(source: str) -> tuple[str, ...]:

@@ -33,12 +33,15 @@ LOSS_TYPES = {getattr(losses, name): kind for name, kind in LOSSES.items()}
 
 
 class CupyOps(Ops):
-    """Ops on the arrays of xp with the kernels of lib. float32 and float64; other dtypes as in `Ops`."""
+    """Ops on the arrays of xp with the kernels of lib. float32 and float64; other dtypes as in `Ops`.
+
+    groups: at most so many blocks share the rows of an MLP; where there are more, a block takes several tiles.
+    """
 
     name = "cupy"
 
-    def __init__(self, xp: Any, lib: KernelLib) -> None:
-        self.xp, self.lib = xp, lib
+    def __init__(self, xp: Any, lib: KernelLib, groups: int = GROUPS) -> None:
+        self.xp, self.lib, self.groups = xp, lib, groups
         self._of_pairs: WeakKeyDictionary[Pairs, tuple[Array, Array]] = WeakKeyDictionary()
         self._widths: dict[tuple[int, ...], Array] = {}
 
@@ -65,7 +68,7 @@ class CupyOps(Ops):
         params, flat, saved, sizes = cache
         if len(dout) == 0:
             return self._named(params, self.xp.zeros_like(flat))
-        blocks = min(len(saved), GROUPS)
+        blocks = min(len(saved), self.groups)
         parts = self._empty(flat, blocks * len(flat))
         values = (parts, self._dense(dout, flat.dtype), saved, flat, *sizes, len(flat))
         self.lib.launch("mlp_backward", TYPES[str(flat.dtype)], blocks, *values)
@@ -99,7 +102,7 @@ class CupyOps(Ops):
         widths, kind, loss_type = mlp_widths(params), TYPES.get(str(x.dtype)), LOSS_TYPES.get(loss)
         if kind is None or loss_type is None or max(widths) > WIDE:
             return super().mlp_margin_step(params, x[: len(y)], x[len(y) :], y, loss)
-        flat, layers, blocks = self._flat(params), len(widths) - 1, min(-(-2 * len(y) // TILE), GROUPS)
+        flat, layers, blocks = self._flat(params), len(widths) - 1, min(-(-2 * len(y) // TILE), self.groups)
         parts, values = self._empty(flat, blocks * len(flat)), self.lib.empty((blocks,), np.float64)
         saved = self._empty(flat, blocks, layers, TILE, WIDE)
         inputs = (x[: len(y)], x[len(y) :], self._dense(y), self._device_widths(widths))

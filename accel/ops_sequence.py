@@ -140,7 +140,7 @@ class SequenceOps:
         scores /= scores.sum(axis=3, keepdims=True)
 
     def causal_softmax_backward(self, dweights: Array, weights: Array, out: Array, dout: Array) -> None:
-        """dweights becomes dscores, [N, H, T, T]. IN PLACE. out [N, H, T, D] is weights @ values, dout its gradient."""
+        """dweights becomes dscores, [N, H, T, T]. IN PLACE. out = weights @ values and dout: [N, H, T, D]."""
         # sum(weights * dweights) is sum(out * dout)
         dweights -= (out * dout).sum(axis=3, keepdims=True)
         dweights *= weights

@@ -105,7 +105,7 @@ def shim_folder() -> Path:
 @cache
 def shim_ops(in_turn: bool = False) -> CupyOps:
     """The whole of CupyOps on the CPU. in_turn: each launch under one schedule, not under all of them."""
-    return CupyOps(device.xp, ShimLib(shim_folder(), in_turn=in_turn))
+    return CupyOps(device.xp, ShimLib(shim_folder(), in_turn=in_turn), groups=3)
 
 
 def ops_of(name: str, in_turn: bool = False) -> Ops:

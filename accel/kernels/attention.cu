@@ -29,12 +29,12 @@ __device__ void stage(T (*tile)[SPAN + 1], const T* rows, const Head& head, int 
 // row . tile[s] for this lane's s <= t; 0 beyond.
 template <typename T>
 __device__ void products(T (&out)[HALVES], const T* row, T (*tile)[SPAN + 1], int t, int channels) {
-    for (int half = 0; half < HALVES; ++half) {
-        int s = lane_of_thread() + half * WARP;
-        out[half] = 0;
-        if (s <= t)
-            for (int d = 0; d < channels; ++d) out[half] += row[d] * tile[s][d];
-    }
+    for (int half = 0; half < HALVES; ++half) out[half] = 0;
+#pragma unroll 2
+    for (int d = 0; d < channels; ++d)
+        for (int half = 0; half < HALVES; ++half) out[half] += row[d] * tile[lane_of_thread() + half * WARP][d];
+    for (int half = 0; half < HALVES; ++half)
+        if (lane_of_thread() + half * WARP > t) out[half] = 0;  // whatever stood there
 }
 
 // scores of the keys s <= t, scaled, become their softmax; 0 beyond.
@@ -81,7 +81,7 @@ __global__ void attention_forward(T* out, const T* query, const T* key, const T*
 template <typename T>
 __device__ void spread(T (*tile)[SPAN + 1], const T (&own)[TURNS][HALVES], int length) {
     __syncthreads();  // what stood in the tile is read
-#pragma unroll  // so that what a warp keeps stays in registers
+#pragma unroll 1  // a warp's turns keep their rows in local memory: the code stays short
     for (int turn = 0; turn < TURNS; ++turn) {
         int t = warp_of_thread() + turn * WARPS;
         if (t < length)
@@ -109,7 +109,7 @@ __global__ void attention_backward(T* dquery, T* dkey, T* dvalue, const T* dout,
     T weights[TURNS][HALVES], dscores[TURNS][HALVES];
     stage(tile, key, head, channels);
     __syncthreads();
-#pragma unroll  // so that what a warp keeps stays in registers
+#pragma unroll 1
     for (int turn = 0; turn < TURNS; ++turn) {
         int t = warp_of_thread() + turn * WARPS;
         if (t < head.length) {
@@ -120,7 +120,7 @@ __global__ void attention_backward(T* dquery, T* dkey, T* dvalue, const T* dout,
     __syncthreads();  // the keys are read
     stage(tile, value, head, channels);
     __syncthreads();
-#pragma unroll  // so that what a warp keeps stays in registers
+#pragma unroll 1
     for (int turn = 0; turn < TURNS; ++turn) {
         int t = warp_of_thread() + turn * WARPS;
         if (t < head.length) {

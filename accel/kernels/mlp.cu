@@ -34,6 +34,7 @@ __device__ void multiply(T (&sums)[OWN][OWN], Shared<T>& shared, int inner, Load
         for (int i = threadIdx.x; i < depth * WIDE; i += blockDim.x)
             shared.slice[i / WIDE][i % WIDE] = load(begin + i / WIDE, i % WIDE);
         __syncthreads();
+#pragma unroll 4
         for (int k = 0; k < depth; ++k) {
             T left[OWN], right[OWN];
             for (int i = 0; i < OWN; ++i) left[i] = shared.rows[y + SIDE * i][begin + k];
@@ -53,6 +54,7 @@ __device__ void multiply_transposed(T (&sums)[OWN][OWN], Shared<T>& shared, Load
         for (int i = threadIdx.x; i < SLICE * WIDE; i += blockDim.x)
             shared.slice[i / WIDE][i % WIDE] = load(begin + i / WIDE, i % WIDE);
         __syncthreads();
+#pragma unroll 4
         for (int r = 0; r < SLICE; ++r) {
             T left[OWN], right[OWN];
             for (int i = 0; i < OWN; ++i) left[i] = shared.slice[r][y + SIDE * i];
@@ -88,11 +90,14 @@ __device__ void forward_tile(Shared<T>& shared, T* saved, const T* params, const
         __syncthreads();  // the rows are read
         saved += TILE * WIDE;
         for (int i = 0; i < OWN; ++i)
-            for (int j = 0; j < OWN; ++j) {
-                T value = tanh(sums[i][j]);  // 0 where there is no such unit
-                shared.rows[y + SIDE * i][x + SIDE * j] = value;
-                saved[(y + SIDE * i) * WIDE + x + SIDE * j] = value;
-            }
+            for (int j = 0; j < OWN; ++j) shared.rows[y + SIDE * i][x + SIDE * j] = sums[i][j];
+#pragma unroll 1  // one tanh in the code, not sixteen
+        for (int own = 0; own < OWN * OWN; ++own) {
+            int r = y + SIDE * (own / OWN), c = x + SIDE * (own % OWN);
+            T value = tanh(shared.rows[r][c]);  // 0 where there is no such unit
+            shared.rows[r][c] = value;
+            saved[r * WIDE + c] = value;
+        }
         params += (in + 1) * out;
     }
     __syncthreads();

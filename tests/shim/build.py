@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from accel import kernel_table
@@ -12,6 +13,7 @@ from accel.kernel_table import KERNELS, Kernel
 HERE = Path(__file__).parent
 FLAGS = ("-O1", "-shared", "-fPIC", "-fno-gnu-unique", "-fvisibility=hidden", "-ffp-contract=off", "-w")
 SANITIZE = ("-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g")
+TYPES = ("float", "double")
 EXPORT = 'extern "C" __attribute__((visibility("default")))'
 
 
@@ -39,20 +41,23 @@ def trampoline(kernel: Kernel, variant: str) -> str:
     )
 
 
-def program(source: str, code: str) -> str:
+def program(source: str, code: str, types: Sequence[str]) -> str:
     """The whole C++ text of one library. code: the kernels, such as `kernel_table.code(source)`."""
     kernels = [kernel for kernel in KERNELS.values() if kernel.source == source]
-    bodies = [trampoline(kernel, variant) for kernel in kernels for variant in kernel.variants]
+    variants = [(kernel, variant) for kernel in kernels for variant in kernel.variants]
+    bodies = [trampoline(*pair) for pair in variants if pair[1].split(", ")[0] in types]
     error = f'{EXPORT} const char* shim_error() {{ return shim::state.error; }}\n#line 1 "trampolines"\n'
     return f'#include "{HERE / "shim.h"}"\n{code}\n{error}{"".join(bodies)}'
 
 
-def build(source: str, folder: Path, code: str | None = None, *, sanitize: bool = False) -> Path:
+def build(
+    source: str, folder: Path, code: str | None = None, *, types: Sequence[str] = TYPES, sanitize: bool = False
+) -> Path:
     """The library's path in folder. RuntimeError with the compiler's words where it fails."""
     path = folder / f"{source}.so"
     if path.exists():
         return path
-    text = program(source, kernel_table.code(source) if code is None else code)
+    text = program(source, kernel_table.code(source) if code is None else code, types)
     command = [compiler() or "g++", f"-std={kernel_table.DIALECT}", *FLAGS, *(SANITIZE if sanitize else ())]
     done = subprocess.run(
         [*command, "-x", "c++", "-", "-o", str(path)], input=text, capture_output=True, text=True, check=False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from tests.shim.build import build, symbol
 from tests.shim.device import DeviceArray, memory
 
 ORDERS = (0, 1, 2, 3)  # thread-forward, thread-reverse, warp-greedy, warp-greedy-reverse
-GUARD = 2048  # numbers before and behind every array that no kernel may write
+GUARD = 2048  # numbers before and behind every array
 
 Array = NDArray[Any]
 
@@ -24,11 +26,14 @@ class KernelError(AssertionError):
 
 
 class ShimLib:
-    """Every launch runs once for each of `orders`, from the same state, and must give the same bits.
+    """Every launch runs once for each of ORDERS, from the same state, and must give the same bits.
 
-    New arrays are full of NaN (integers: their largest number). Arrays stand between guards: full of NaN, so that
-    what is read there shows, and unchanged at the end. folder: where the libraries are built when first needed;
-    sources: other texts than the table's, by name. in_turn: a launch takes only the next of the orders.
+    New arrays are full of NaN (integers: their largest number). Arrays stand between guards: NaN where the
+    kernel may only read, so that what is read there shows, else numbers that must be there at the end.
+
+    folder: where the libraries are built when first needed. sources: other texts than the table's, by name. types:
+    of the kernels compiled. in_turn: a launch takes only the next of ORDERS. fence: memory that cannot be touched
+    behind every array, in place of a guard. sanitize: nothing around them, but the compiler's own checks.
     """
 
     def __init__(
@@ -36,10 +41,14 @@ class ShimLib:
         folder: Path,
         *,
         sources: dict[str, str] | None = None,
-        sanitize: bool = False,
+        types: Sequence[str] = ("float", "double"),
         in_turn: bool = False,
+        fence: bool = False,
+        sanitize: bool = False,
     ) -> None:
-        self.folder, self.sources, self.sanitize, self.in_turn = folder, sources or {}, sanitize, in_turn
+        self.folder, self.sources, self.types, self.sanitize = folder, sources or {}, types, sanitize
+        self.in_turn, self.fence = in_turn, fence
+        self.front, self.back = (0 if sanitize else GUARD), (0 if sanitize or fence else GUARD)
         self.launched: list[tuple[str, str]] = []
         self._libraries: dict[str, ctypes.CDLL] = {}
 
@@ -55,7 +64,7 @@ class ShimLib:
             return
         self.launched.append((name, variant))
         orders = [ORDERS[len(self.launched) % len(ORDERS)]] if self.in_turn else ORDERS
-        before = [guard(value) if role[1] else value for value, role in zip(given, roles, strict=True)]
+        before = [self._guarded(value, *role) for value, role in zip(given, roles, strict=True)]
         kept = [value.tobytes() for value in before]
         outcomes = [self._run(name, variant, blocks, before, order) for order in orders]
         for i, (value, (_, _, written)) in enumerate(zip(given, roles, strict=True)):
@@ -63,23 +72,23 @@ class ShimLib:
                 if before[i].tobytes() != kept[i]:
                     raise KernelError(f"{label}: wrote to argument {i}, or beside it, which it may only read")
                 continue
+            inside = slice(self.front, self.front + value.size)
+            sides = (slice(inside.start), slice(inside.stop, None))
             for order, outcome in zip(orders, outcomes, strict=True):
-                if not np.array_equal(bits(outcome[i][:GUARD]), bits(before[i][:GUARD])) or not np.array_equal(
-                    bits(outcome[i][-GUARD:]), bits(before[i][-GUARD:])
-                ):
+                if any(not np.array_equal(bits(outcome[i][side]), bits(before[i][side])) for side in sides):
                     raise KernelError(f"{label}: wrote beside argument {i}")
                 if not np.array_equal(bits(outcome[i]), bits(outcomes[0][i])):
                     raise KernelError(f"{label}: argument {i} depends on the schedule ({order})")
-            value[...] = outcomes[0][i][GUARD:-GUARD].reshape(value.shape)
+            value[...] = outcomes[0][i][inside].reshape(value.shape)
 
     def _run(self, name: str, variant: str, blocks: int, before: list[Any], order: int) -> list[Any]:
         """The guarded arrays after the launch: copies of those that the kernel may write."""
         roles = parameters(name, variant)
-        after = [value.copy() if written else value for value, (_, _, written) in zip(before, roles, strict=True)]
+        after = [self._copied(value) if role[2] else value for value, role in zip(before, roles, strict=True)]
         cells = []  # of each argument, as the kernel gets it
         for value, (dtype, is_array, _) in zip(after, roles, strict=True):
-            inside = value.ctypes.data + GUARD * dtype.itemsize if is_array else 0
-            cells.append(np.array(inside, np.uintp) if is_array else np.array(value))
+            start = value.ctypes.data + self.front * dtype.itemsize if is_array else 0
+            cells.append(np.array(start, np.uintp) if is_array else np.array(value))
         pointers = (ctypes.c_void_p * len(cells))(*(cell.ctypes.data for cell in cells))
         library = self._library(KERNELS[name].source)
         function = getattr(library, symbol(name, variant))
@@ -87,9 +96,26 @@ class ShimLib:
             raise KernelError(f"{name}<{variant}>: {library.shim_error().decode()}")
         return after
 
+    def _guarded(self, value: Any, dtype: np.dtype[Any], is_array: bool, written: bool) -> Any:
+        """A flat copy of an array between its guards; a number as it is."""
+        if not is_array:
+            return value
+        out = self._new(self.front + value.size + self.back, dtype)
+        out[...] = 1e30 + 1e25 * np.arange(out.size) if written and dtype.kind == "f" else poison(dtype)
+        out[self.front : self.front + value.size] = value.reshape(-1)
+        return out
+
+    def _copied(self, value: Array) -> Array:
+        out = self._new(value.size, value.dtype)
+        out[...] = value
+        return out
+
+    def _new(self, size: int, dtype: np.dtype[Any]) -> Array:
+        return fenced(size, dtype) if self.fence else np.empty(size, dtype)
+
     def _library(self, source: str) -> ctypes.CDLL:
         if source not in self._libraries:
-            path = build(source, self.folder, self.sources.get(source), sanitize=self.sanitize)
+            path = build(source, self.folder, self.sources.get(source), sanitize=self.sanitize, types=self.types)
             self._libraries[source] = library = ctypes.CDLL(str(path))
             library.shim_error.restype = ctypes.c_char_p
         return self._libraries[source]
@@ -99,11 +125,15 @@ def poison(dtype: np.dtype[Any]) -> Any:
     return np.iinfo(dtype).max if dtype.kind == "i" else np.nan
 
 
-def guard(array: Array) -> Array:
-    """A flat copy with GUARD poisoned numbers on either side."""
-    out = np.full(array.size + 2 * GUARD, poison(array.dtype), array.dtype)
-    out[GUARD:-GUARD] = array.reshape(-1)
-    return out
+def fenced(size: int, dtype: np.dtype[Any]) -> Array:
+    """An array whose end is the end of the memory that may be touched: one number further, the process dies."""
+    page = mmap.PAGESIZE
+    length = -(-size * dtype.itemsize // page) * page
+    memory = mmap.mmap(-1, length + page)
+    raw = np.frombuffer(memory, np.uint8)
+    if ctypes.CDLL(None).mprotect(ctypes.c_void_p(raw.ctypes.data + length), ctypes.c_size_t(page), 0):
+        raise OSError("mprotect failed")
+    return raw[length - size * dtype.itemsize : length].view(dtype)
 
 
 def bits(array: Array) -> Array:
