@@ -21,7 +21,7 @@ from accel.ops_sequence import Cache, SequenceOps
 
 Params = Mapping[str, Array]
 
-INSTALL = {"numba": "pip install numba", "cupy": "pip install 'pbde[cuda12]'"}
+INSTALL = {"numba": "pip install numba"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -323,7 +323,12 @@ def get_ops(name: str, threads: int | None = None) -> Ops:
     if name == "numpy":
         return Ops()
     if name == "cupy":
-        raise ImportError(f"the cupy backend is not part of this version yet; it will need {INSTALL['cupy']}")
+        from accel.cupy_device import find_cupy
+        from accel.kernel_lib import CupyLib
+        from accel.ops_cupy import CupyOps
+
+        cupy = find_cupy()
+        return CupyOps(cupy, CupyLib(cupy))
     try:
         from accel.ops_numba import NumbaOps
     except ModuleNotFoundError as error:
