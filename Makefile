@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --config-settings editable_mode=compat --editable
 
-.PHONY: demo test lint figures
+.PHONY: demo test lint figures mutants gpu
 
 demo: .venv/demo
 	$(BIN)/python -m reference verify && $(BIN)/python -m reference fit reference/data/citations.csv --weight weight && $(BIN)/python -m figures targets
@@ -16,6 +16,15 @@ lint: .venv/test
 
 figures: .venv/demo
 	$(BIN)/python -m figures all
+
+mutants: .venv/test
+	$(BIN)/python -m tests.shim.mutants && $(BIN)/python -m tests.shim.mutants sanitize
+
+# With the interpreter given, as it is: nothing is installed.
+gpu:
+	PBDE_REQUIRE_GPU=1 $(PYTHON) -m pytest -m gpu -rs
+	! command -v compute-sanitizer || compute-sanitizer --error-exitcode 1 $(PYTHON) -m pytest -m gpu tests/test_device.py
+	$(PYTHON) -m bench kernels --ops cupy --save bench/results/kernels.json
 
 .venv/demo: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -125,7 +125,8 @@ def minimize(
 
     gradient(step) gives the loss and the flat gradient at the present params; what it draws, it draws by step.
     The loss leaves the device once in log_every steps. Raises DivergedError, with the step; the checkpoint, if
-    there is one, is then still the last good one. CheckpointError as Store.restore.
+    there is one, is then still the last good one. The same holds for MemoryError, which says what to lower.
+    CheckpointError as Store.restore.
     """
     zeros = ops.xp.zeros_like
     state = State(params, zeros(params), zeros(params), np.full(config.steps, np.nan))
@@ -138,7 +139,10 @@ def minimize(
     with bar, np.errstate(all="ignore"):  # what overflows ends as a loss that is not finite, and is refused
         while not state.stopped:
             start = state.step
-            _some_steps(gradient, state, config, ops, rate)
+            try:
+                _some_steps(gradient, state, config, ops, rate)
+            except MemoryError as error:
+                raise MemoryError(_out_of_memory(error, start, store)) from error
             check_losses(state.losses[: state.step], start, config)
             bar.set_postfix_str(f"loss {state.losses[max(state.step - 1, 0)]:.5g}", refresh=False)
             bar.update(state.step - start)
@@ -146,6 +150,12 @@ def minimize(
             if store is not None and (due or state.stopped):
                 store.save(state, config)
     return state
+
+
+def _out_of_memory(error: MemoryError, step: int, store: Store | None) -> str:
+    kept = f"; {store.path} is as it was saved last, and the run can go on from it" if store is not None else ""
+    told = str(error).splitlines()[0] if str(error) else "no more memory"
+    return f"out of memory after step {step} ({told}): lower the number of points or comparisons{kept}"
 
 
 def _some_steps(gradient: Gradient, state: State, config: Config, ops: Ops, rate: Callable[[int], float]) -> None:

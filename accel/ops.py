@@ -22,7 +22,7 @@ from accel.ops_sequence import Cache, SequenceOps
 
 Params = Mapping[str, Array]
 
-INSTALL = {"numba": "pip install numba", "cupy": "pip install 'pbde[cuda12]'"}
+INSTALL = {"numba": "pip install numba"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,10 +173,6 @@ class Ops(SequenceOps):
         # forward: margin = omega[x_a] - omega[x_b]
         domega = self.scatter(pairs.x_a, dmargin, pairs.n) - self.scatter(pairs.x_b, dmargin, pairs.n)
         return value, domega
-
-    def scatter(self, index: Array, values: Array, n: int) -> Array:
-        """(n,): [i] = the sum of values where index is i, added in a fixed order, in float64."""
-        return self.xp.bincount(index, weights=values, minlength=n).astype(values.dtype)
 
     def mlp_margin_step(
         self, params: Params, x_a: Array, x_b: Array, y: Array, loss: MarginLoss
@@ -340,7 +336,12 @@ def get_ops(name: str, threads: int | None = None) -> Ops:
     if name == "numpy":
         return Ops()
     if name == "cupy":
-        raise ImportError(f"the cupy backend is not part of this version yet; it will need {INSTALL['cupy']}")
+        from accel.cupy_device import find_cupy
+        from accel.kernel_lib import CupyLib
+        from accel.ops_cupy import CupyOps
+
+        cupy = find_cupy()
+        return CupyOps(cupy, CupyLib(cupy))
     try:
         from accel.ops_numba import NumbaOps
     except ModuleNotFoundError as error:

@@ -86,6 +86,12 @@ class SequenceOps:
         self.xp.add.at(dtable, tokens, dout)
         return dtable
 
+    # ----- Sums -----
+
+    def scatter(self, index: Array, values: Array, n: int) -> Array:
+        """(n,): [i] = the sum of values where index is i, added in a fixed order, in float64."""
+        return self.xp.bincount(index, weights=values, minlength=n).astype(values.dtype)
+
     # ----- Attention -----
 
     def attention_forward(
@@ -115,10 +121,9 @@ class SequenceOps:
             dblock, rows = self.pad(dout, group), slice(group.start, group.stop)
             # forward: block = weights @ v
             dweights, dv = dblock @ v.swapaxes(2, 3), weights.swapaxes(2, 3) @ dblock
-            # forward: weights = softmax(scores), whose sum(weights * dweights) is sum(block * dblock)
+            # forward: weights = softmax(scores)
             dscores = dweights
-            dscores -= (block * dblock).sum(axis=3, keepdims=True)
-            dscores *= weights
+            self.causal_softmax_backward(dscores, weights, block, dblock)
             # forward: scores = q @ k^T
             dq, dk = dscores @ k, dscores.swapaxes(2, 3) @ q
             # forward: q = query / sqrt(D)
@@ -133,6 +138,12 @@ class SequenceOps:
         scores -= scores.max(axis=3, keepdims=True)
         xp.exp(scores, out=scores)
         scores /= scores.sum(axis=3, keepdims=True)
+
+    def causal_softmax_backward(self, dweights: Array, weights: Array, out: Array, dout: Array) -> None:
+        """dweights becomes dscores, [N, H, T, T]. IN PLACE. out = weights @ values and dout: [N, H, T, D]."""
+        # sum(weights * dweights) is sum(out * dout)
+        dweights -= (out * dout).sum(axis=3, keepdims=True)
+        dweights *= weights
 
     def pad(self, rows: Array, group: Group) -> Array:
         """The group's rows of [R, H, D] as a block [N, H, T, D], 0 where a sequence is shorter than T."""

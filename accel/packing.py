@@ -25,6 +25,7 @@ class Group:
     """The sequences of rows start..stop-1: `count` of them, none longer than length.
 
     slots (stop - start,): where the rows stand in count * length places; None where they fill them all.
+    starts (B + 1,): the first rows of the sequences of all groups, and the end; first: this group's first in it.
     """
 
     start: int
@@ -32,6 +33,8 @@ class Group:
     count: int
     length: int
     slots: Array | None
+    first: int
+    starts: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,11 +88,12 @@ def pack(tokens: ArrayLike, vocab_size: int, max_len: int, bucket: int = BUCKET,
 
 def _groups(lengths: NDArray[np.intp], bucket: int, xp: Any) -> tuple[Group, ...]:
     """Groups of ascending lengths: those in one interval (k bucket, (k + 1) bucket] go together."""
-    groups, row = [], 0
+    groups, row, first = [], 0, 0
+    starts = xp.asarray(np.concatenate([[0], np.cumsum(lengths)]))
     for block in np.split(lengths, np.flatnonzero(np.diff((lengths - 1) // bucket)) + 1):
         longest, rows = int(block[-1]), int(block.sum())
         full = block[0] == longest
         slots = None if full else xp.asarray(np.flatnonzero(np.arange(longest) < block[:, None]))
-        groups.append(Group(row, row + rows, len(block), longest, slots))
-        row += rows
+        groups.append(Group(row, row + rows, len(block), longest, slots, first, starts))
+        row, first = row + rows, first + len(block)
     return tuple(groups)

@@ -120,7 +120,8 @@ def _draw(
             break
         moved = np.flatnonzero(slots != np.arange(len(slots)))
         if len(moved):
-            store[:, :, moved, :, : t + 1] = store[:, :, slots[moved], :, : t + 1]
+            holes, fillers = xp.asarray(moved), xp.asarray(slots[moved])
+            store[:, :, holes, :, : t + 1] = store[:, :, fillers, :, : t + 1]
         active, last = active[slots], last[slots]
     return tokens, log_p, ended
 

@@ -261,7 +261,7 @@ def log_likelihood_forward(
     x, norm = ops.layer_norm_forward(x, params[f"{NORM}/scale"], params[f"{NORM}/bias"])
     kernel, bias = params[f"{OUTPUT}/kernel"], params[f"{OUTPUT}/bias"]
     token_log_p, output = ops.token_log_p_forward(x, kernel, bias, packed.targets)
-    total = ops.xp.bincount(packed.sequence, weights=token_log_p, minlength=len(packed.lengths))  # in float64
+    total = ops.scatter(packed.sequence, token_log_p.astype(np.float64), len(packed.lengths))
     return total, (ops, config, packed.sequence, embedding, layers, norm, output)
 
 

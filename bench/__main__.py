@@ -1,4 +1,4 @@
-"""The command line: `python -m bench mlp` and `python -m bench reward`."""
+"""The command line: `python -m bench mlp`, `python -m bench reward` and `python -m bench kernels`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from accel import get_ops
-from bench import mlp, peers, reward
+from bench import kernels, mlp, peers, reward
 from bench.timing import CHECKED, Contender, interleave
 
 MLP_HELP = """\
@@ -43,6 +44,18 @@ variation to p*; with --peers in JAX too, on the same comparisons from the same 
 """
 
 
+KERNELS_HELP = """\
+Times every op of the Transformer and of the density experiments alone, in float32, from sizes where the launch is
+all to sizes where memory is: on the backend asked for beside NumPy, or on every backend that this machine has. An op
+that is less accurate than NumPy's is refused before it is timed.
+  us a call   the fastest call on a CPU; on a GPU the median of batches between two events on its stream
+  floor us    max(bytes / bandwidth, operations / FLOP rate): both rates measured in this run, by copying
+              128 MB and by a large product. What lies in a cache can be faster
+The picture shows time against size, log-log, with the floors dashed.
+"""
+BACKENDS = ("numpy", "numba", "cupy")
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description="How fast the training is.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -55,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     command.add_argument("--pairs", type=int, default=1024, metavar="N", help="comparisons (default 1024)")
     command.add_argument("--threads", type=int, default=cores, help=f"cores to use (default: all {cores})")
-    command.add_argument("--ops", choices=["numpy", "numba"], default="numba", help="backend (default numba)")
+    command.add_argument("--ops", choices=BACKENDS, default="numba", help="backend (default numba)")
     command.add_argument("--steps", type=int, default=100, help="training steps of each, > 10 (default 100)")
     command.add_argument("--seed", type=int, default=0, help="of data and parameters (default 0)")
     command.add_argument("--shared", action="store_true", help="compare 1,024 points that are evaluated once")
@@ -64,17 +77,28 @@ def build_parser() -> argparse.ArgumentParser:
     figure = commands.add_parser("reward", help="how near Figure 1 comes to p*", description=REWARD_HELP)
     figure.add_argument("--seeds", type=int, default=5, help="of comparisons and first parameters (default 5)")
     figure.add_argument("--steps", type=int, default=8192, help="of training (default 8192)")
-    figure.add_argument("--ops", choices=["numpy", "numba"], default="numba", help="backend (default numba)")
+    figure.add_argument("--ops", choices=BACKENDS, default="numba", help="backend (default numba)")
     figure.add_argument("--peers", action="store_true", help="run JAX too")
     figure.add_argument("--json", action="store_true", help="a JSON line a run")
+    ops = commands.add_parser(
+        "kernels",
+        help="every op alone, with the roofline",
+        description=KERNELS_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    ops.add_argument("--ops", choices=BACKENDS, help="only this backend and numpy (default: all there are)")
+    ops.add_argument("--largest", type=int, default=kernels.SIZES[-1], metavar="N", help="no size above N")
+    ops.add_argument("--json", action="store_true", help="all results as one JSON object")
+    ops.add_argument("--save", type=Path, metavar="FILE", help="write the JSON there too")
+    ops.add_argument("--out", type=Path, default=Path("out"), help="folder of kernels.png (default out)")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     try:
-        return run_mlp(arguments) if arguments.command == "mlp" else run_reward(arguments)
-    except (ValueError, ImportError) as error:
+        return {"mlp": run_mlp, "reward": run_reward, "kernels": run_kernels}[arguments.command](arguments)
+    except (ValueError, ImportError, MemoryError) as error:
         print(error, file=sys.stderr)
         return 2
 
@@ -145,6 +169,39 @@ def run_reward(arguments: argparse.Namespace) -> int:
     if not arguments.json:
         for name, distances in found.items():
             print(f"{name:<14}median TV {np.median(distances):.4f} of {len(distances)}")
+    return 0
+
+
+def run_kernels(arguments: argparse.Namespace) -> int:
+    """Prints a line a measurement, draws the picture, saves where asked."""
+    sizes = [size for size in kernels.SIZES if size <= arguments.largest]
+    if not sizes:
+        raise ValueError(f"largest must be >= {kernels.SIZES[0]}, got {arguments.largest}")
+    if arguments.ops:
+        backends = [get_ops(name) for name in dict.fromkeys(("numpy", arguments.ops))]
+    else:
+        backends, missing = [], []
+        for name in BACKENDS:
+            try:
+                backends.append(get_ops(name))
+            except ImportError as error:
+                missing.append(str(error))
+        print(*missing, sep="\n", file=sys.stderr)
+    if not arguments.json:
+        print(kernels.HEAD)
+    results = kernels.run(
+        backends, sizes, lambda row: None if arguments.json else print(kernels.line(row), flush=True)
+    )
+    if arguments.save:
+        kernels.save(results, arguments.save)
+    kernels.draw(results, arguments.out / "kernels.png")
+    if arguments.json:
+        print(json.dumps(results))
+        return 0
+    for name, roof in results["rooflines"].items():
+        rates = f"{roof['bandwidth'] / 1e9:.1f} GB/s, {roof['flops'] / 1e9:.1f} GFLOP/s"
+        print(f"{name}: {results['machines'][name]['device']}; {rates}")
+    print(f"picture: {arguments.out / 'kernels.png'}")
     return 0
 
 

@@ -116,7 +116,7 @@ def _parser() -> Parser:
         help="quick (default): 1,024 support points; paper: 65,536, as the text says; notebook: as the authors' "
         "notebook does",
     )
-    parser.add_argument("--ops", choices=("numba", "numpy"), help="the backend (default: numba)")
+    parser.add_argument("--ops", choices=("numba", "numpy", "cupy"), help="the backend (default: numba)")
     parser.add_argument("--seed", type=int, help="of comparisons and first parameters (default: 0)")
     parser.add_argument(
         "--infinite",
@@ -157,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             picture, numbers = run(name, asked.out, None if asked.redraw else settings)
         except OSError as error:
             parser.error(f"cannot write to {asked.out}: {error.strerror or error}")
-        except (ValueError, ImportError, DivergedError) as error:
+        except (ValueError, ImportError, MemoryError, DivergedError) as error:
             parser.error(str(error))
         except KeyboardInterrupt:
             parser.exit(130, "interrupted: the same command goes on from the last checkpoint\n")

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from accel import Ops
-from bench import mlp, peers, reward, timing
+from bench import kernels, mlp, peers, reward, roofline, timing
 from bench.__main__ import main
 from bench.timing import Contender
+from tests import backends
 from tests.checks import CLOSED_FORM
+from tests.shim.build import compiler
 
 KEYS = {"name", "median_s", "min_s", "max_s", "loss"}
 
@@ -158,3 +163,78 @@ def test_reward_prints_a_run_a_seed(capsys: pytest.CaptureFixture[str]) -> None:
     assert first["tv"] < sample.distance(np.zeros(reward.POINTS))
     assert sample.distance(np.asarray(sample.toy.annotator.log_p)) < CLOSED_FORM
     assert main(["reward", "--seeds", "0"]) == 2
+
+
+def test_kernels_of_every_backend(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The smallest size of every op on the backends that there are: a JSON file with all of it, and a picture."""
+    monkeypatch.setattr(roofline, "COPIED", 1 << 12)
+    monkeypatch.setattr(roofline, "SQUARE", {"cpu": 32, "gpu": 32})
+    monkeypatch.setattr(roofline, "CPU_SECONDS", 0.0)
+    command = [
+        "kernels",
+        "--largest",
+        "1024",
+        "--json",
+        "--save",
+        str(tmp_path / "a" / "k.json"),
+        "--out",
+        str(tmp_path),
+    ]
+    assert main(command) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert results == json.loads((tmp_path / "a" / "k.json").read_text())
+    assert results["machines"].keys() == results["rooflines"].keys() >= {"numpy", "numba"}
+    assert results["machines"]["numpy"].keys() >= {"device", "commit", "numpy", "python"}
+    assert {row["backend"] for row in results["rows"]} == results["machines"].keys()
+    assert all(row["seconds"] > 0 and row["floor"] > 0 and row["moved"] > 0 for row in results["rows"])
+    assert (tmp_path / "kernels.png").stat().st_size > 10_000
+    assert main(["kernels", "--largest", "1000"]) == 2
+
+
+def test_every_op_has_a_row() -> None:
+    """Every pair of the ops, and the other hot ones; linear layers and products are the BLAS's."""
+    pairs = {name for name in dir(Ops) if name.endswith(("_forward", "_backward"))}
+    others = {"adam_step", "margin_loss", "scatter", "mlp_margin_step"}
+    left_out = {f"{name}_{way}" for name in ("linear", "matmul", "log_sum_exp") for way in ("forward", "backward")}
+    measured = {case.op for case in kernels.cases((1024,))}
+    assert measured == (pairs | others) - left_out - {"causal_softmax_backward"}
+
+
+def test_kernels_are_right_on_a_device() -> None:
+    """What the benchmark calls runs on a device's own arrays, and is as accurate as float32 can be."""
+    if compiler() is None:
+        pytest.skip("no g++: the kernels cannot run on this CPU")
+    for case in kernels.cases((1024,)):
+        kernels.error_of(backends.shim_ops(in_turn=True), case)
+
+
+def test_wrong_results_are_not_timed() -> None:
+    class Wrong(Ops):
+        def scatter(self, index: Any, values: Any, n: int) -> Any:
+            return super().scatter(index, values, n) * 1.001
+
+    case = next(case for case in kernels.cases((1024,)) if case.op == "scatter")
+    with pytest.raises(ValueError, match=r"scatter of 1024 on numpy must be right, got an error of \d\.\de-0\d"):
+        kernels.error_of(Wrong(), case)
+
+
+def test_a_gpu_is_timed_by_its_events() -> None:
+    """Batches between two events; the first only says how long a batch is."""
+    recorded: list[int] = []
+
+    class Event:
+        def record(self, stream: str) -> None:
+            recorded.append(len(calls))
+
+        def synchronize(self) -> None:
+            pass
+
+    calls: list[int] = []
+    cuda = SimpleNamespace(get_current_stream=lambda: "stream", Event=Event, get_elapsed_time=lambda a, b: 4.0)
+    ops = SimpleNamespace(name="cupy", xp=SimpleNamespace(cuda=cuda))
+    taken = roofline.seconds(ops, lambda: calls.append(1))  # type: ignore[arg-type]
+    sizes = np.diff(recorded)[::2]
+    assert list(sizes) == [1] + [5] * roofline.BATCHES
+    assert taken == pytest.approx(4e-3 / 5)

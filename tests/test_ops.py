@@ -26,7 +26,7 @@ from tests import checks
 ROOT = Path(__file__).parents[1]
 NUMPY = Ops()
 NUMBA = NumbaOps(2)
-BOTH = pytest.mark.parametrize("ops", [NUMPY, NUMBA], ids=lambda ops: ops.name)
+BOTH = pytest.mark.usefixtures("ops")  # every backend in turn: tests/backends.py
 Array = NDArray[Any]
 
 seeds = st.integers(0, 2**32 - 1)

@@ -1,0 +1,179 @@
+"""Every CUDA kernel: its source, types, arguments and launch shape, once for all who compile or launch them.
+
+CuPy's modules, the tests' CPU shim and the compile check read this table and nothing else. A kernel is a template
+of accel/kernels/SOURCE.cu; a variant is the text of its template arguments, such as "float, Logistic".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from accel.buffers import Array
+
+FOLDER = Path(__file__).with_name("kernels")
+DIALECT = "c++17"
+TYPES = {"float32": "float", "float64": "double"}  # of the arrays -> of the kernels
+LOSSES = {"logistic": "Logistic", "squared": "Squared", "hinge": "Hinge", "ranking": "Ranking"}  # accel/losses.py
+PREAMBLE = {"margin": ("common.cuh", "losses.cuh"), "mlp": ("common.cuh", "losses.cuh")}
+NUMBERS: dict[str, np.dtype[Any]] = {
+    "int64": np.dtype(np.int64),
+    "int": np.dtype(np.int32),
+    "double": np.dtype(np.float64),
+}
+LARGEST_GRID = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A template of one source file.
+
+    arguments: C types in order, T the first template argument; "T*" is written, "const T*" only read. threads: of
+    a block. items: how many of those that `launch` counts a block takes. options: the second template argument.
+    """
+
+    name: str
+    source: str
+    arguments: str
+    threads: int
+    items: int
+    options: tuple[str, ...] = ()
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Every template argument list that is compiled."""
+        if not self.options:
+            return tuple(TYPES.values())
+        return tuple(", ".join(pair) for pair in product(TYPES.values(), self.options))
+
+    def blocks(self, items: int) -> int:
+        """Blocks of a launch; ValueError where the grid cannot be so large."""
+        blocks = -(-items // self.items)
+        if blocks > LARGEST_GRID:
+            raise ValueError(f"{self.name} must have <= {LARGEST_GRID} blocks, got {blocks}: lower the batch")
+        return blocks
+
+
+STRIP = 256  # threads of a block that walks down a strip of columns; an item is one such walk
+ROW_WARPS = 4  # rows of a block that gives each a warp
+LOSS_TYPES, ACTS = tuple(LOSSES.values()), ("Relu", "Tanh")
+
+KERNELS = {
+    kernel.name: kernel
+    for kernel in (
+        Kernel("column_sum", "columns", "T* const T* int64 int", STRIP, 1),
+        Kernel("bias_act_forward", "bias", "T* const T* const T* int64 int", 256, 256, ACTS),
+        Kernel("bias_act_backward", "bias", "T* T* const T* const T* int64 int", STRIP, 1, ACTS),
+        Kernel("layer_norm_forward", "layer_norm", "T* T* const T* const T* const T* int64 int T", 128, ROW_WARPS),
+        Kernel(
+            "layer_norm_backward", "layer_norm", "T* const T* const T* const T* const T* int64 int", 128, ROW_WARPS
+        ),
+        Kernel("layer_norm_params", "layer_norm", "T* const T* const T* const T* int64 int", STRIP, 1),
+        Kernel("token_log_p_forward", "token_log_p", "T* T* const T* const T* const int64* int", 256, 1),
+        Kernel(
+            "token_log_p_backward",
+            "token_log_p",
+            "T* T* const T* const T* const T* const T* const int64* int64 int",
+            STRIP,
+            1,
+        ),
+        Kernel("causal_softmax", "softmax", "T* int64 int", 128, ROW_WARPS),
+        Kernel("causal_softmax_backward", "softmax", "T* const T* int64 int", 128, ROW_WARPS),
+        Kernel("attention_forward", "attention", "T* const T* const T* const T* const int64* int int T", 256, 1),
+        Kernel(
+            "attention_backward",
+            "attention",
+            "T* T* T* const T* const T* const T* const T* const int64* int int T",
+            256,
+            1,
+        ),
+        Kernel("segment_sum", "segments", "T* const T* const int64* const int64* int64 int64", 128, ROW_WARPS),
+        Kernel("embedding_backward", "segments", "T* const T* const int64* const int64* int", 128, 1),
+        Kernel("adam_step", "adam", "T* T* T* const T* int64 T T T T T T", 256, 256),
+        Kernel(
+            "margin_loss",
+            "margin",
+            "T* double* const T* const int64* const int64* const T* const T* int64",
+            256,
+            256,
+            LOSS_TYPES,
+        ),
+        Kernel("mlp_forward", "mlp", "T* T* const T* const T* const int64* int int64", 256, 64),
+        Kernel("mlp_backward", "mlp", "T* const T* const T* const T* const int64* int int64 int", 256, 1),
+        Kernel(
+            "mlp_margin_step",
+            "mlp",
+            "T* double* T* const T* const T* const T* const T* const int64* int int64 int",
+            256,
+            1,
+            LOSS_TYPES,
+        ),
+    )
+}
+
+
+def sources() -> tuple[str, ...]:
+    """The files that hold kernels, without folder and ending."""
+    return tuple(dict.fromkeys(kernel.source for kernel in KERNELS.values()))
+
+
+def code(source: str, changed: Mapping[str, str] | None = None) -> str:
+    """One source with what stands before it, as a compiler takes it; lines keep their file and number.
+
+    changed: other texts of some of the files, by name.
+    """
+    names = (*PREAMBLE.get(source, ("common.cuh",)), f"{source}.cu")
+    texts = {name: (FOLDER / name).read_text(encoding="utf-8") for name in names} | dict(changed or {})
+    return "".join(f'#line 1 "{name}"\n{texts[name]}' for name in names)
+
+
+def expressions(source: str) -> tuple[str, ...]:
+    """All instances of a source's kernels, such as "margin_loss<float, Logistic>"."""
+    return tuple(
+        f"{kernel.name}<{variant}>"
+        for kernel in KERNELS.values()
+        if kernel.source == source
+        for variant in kernel.variants
+    )
+
+
+@lru_cache(maxsize=256)
+def parameters(name: str, variant: str) -> tuple[tuple[np.dtype[Any], bool, bool], ...]:
+    """Of each argument: its dtype, whether it is an array, and whether the kernel writes it."""
+    number: dict[str, np.dtype[Any]] = {
+        **NUMBERS,
+        "T": np.dtype(np.float32 if variant.startswith("float") else np.float64),
+    }
+    words = KERNELS[name].arguments.replace("const ", "const-").split()
+    bare = [word.removeprefix("const-") for word in words]
+    return tuple(
+        (number[kind.removesuffix("*")], kind.endswith("*"), kind.endswith("*") and kind == word)
+        for word, kind in zip(words, bare, strict=True)
+    )
+
+
+def arguments(name: str, variant: str, values: tuple[Any, ...]) -> list[Array | np.generic]:
+    """values as the kernel takes them: arrays as they are, numbers in the argument's dtype.
+
+    TypeError where their number, an array's dtype or its memory layout are not the table's: a kernel cannot tell.
+    """
+    expected = parameters(name, variant)
+    if len(values) != len(expected):
+        raise TypeError(f"{name} takes {len(expected)} arguments, got {len(values)}")
+    out: list[Array | np.generic] = []
+    for i, (value, (dtype, is_array, _)) in enumerate(zip(values, expected, strict=True)):
+        if not is_array:
+            out.append(dtype.type(value))
+        elif value.dtype != dtype or not value.flags.c_contiguous:
+            raise TypeError(
+                f"argument {i} of {name} must be contiguous {dtype}, got {value.dtype}, {value.strides}"
+            )
+        else:
+            out.append(value)
+    return out

@@ -1,0 +1,212 @@
+"""A few launches of every kernel against the plain ops, in float64: ragged shapes, none of a thing, many warps.
+
+What the mutants must fail. An example takes the raw `CupyOps` and raises where it differs.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accel import Ops, losses
+from accel.kernel_table import LOSSES
+from accel.ops_cupy import CupyOps
+from accel.packing import pack
+from tests import checks
+from tests.backends import OnDevice
+
+Array = NDArray[Any]
+PLAIN = Ops()
+
+
+def rng_of(*sizes: int) -> np.random.Generator:
+    return np.random.default_rng(sizes)
+
+
+def same(found: Any, expected: Any) -> None:
+    """Two results, tuples or dicts of arrays, in another order of summation; NaN is nowhere."""
+    if isinstance(expected, tuple):
+        for one, other in zip(found, expected, strict=True):
+            same(one, other)
+    elif isinstance(expected, dict):
+        assert list(found) == list(expected)
+        same(tuple(found.values()), tuple(expected.values()))
+    elif np.size(expected):
+        assert np.all(np.isfinite(found))
+        checks.assert_close(found, expected, checks.BACKENDS)
+    else:
+        assert np.shape(found) == np.shape(expected)
+
+
+def both(ops: CupyOps, forward: str, backward: str, *arguments: Any) -> None:
+    """A pair of methods with gradients of noise."""
+    results = []
+    for each in (OnDevice(ops), PLAIN):
+        out, cache = getattr(each, forward)(*arguments)
+        results.append((out, getattr(each, backward)(rng_of(7).standard_normal(out.shape), cache)))
+    same(*results)
+
+
+def column_sums(ops: CupyOps) -> None:
+    for rows, columns in ((1, 3), (2, 33), (9, 31), (127, 1), (128, 32), (129, 70), (300, 5)):
+        x = rng_of(rows, columns).standard_normal((rows, columns))
+        same(ops._added(ops.xp.asarray(x.reshape(-1)), columns).get(), x.sum(axis=0))
+
+
+def biases(ops: CupyOps) -> None:
+    for rows, columns in ((0, 5), (1, 1), (9, 33), (17, 64), (130, 70)):
+        rng = rng_of(rows, columns)
+        x, bias = rng.standard_normal((rows, columns)), rng.standard_normal(columns)
+        both(ops, "bias_relu_forward", "bias_relu_backward", x, bias)
+    for rows in (1, 140):
+        both(ops, "mlp_forward", "mlp_backward", network(3, 70, 66, 1), rng_of(rows).standard_normal((rows, 3)))
+
+
+def layer_norms(ops: CupyOps) -> None:
+    for rows, columns in ((1, 3), (5, 33), (9, 64), (130, 70), (3, 300)):
+        rng = rng_of(rows, columns)
+        x, (scale, bias) = 3 + rng.standard_normal((rows, columns)), rng.standard_normal((2, columns))
+        both(ops, "layer_norm_forward", "layer_norm_backward", x, scale, bias)
+
+
+def tokens_log_p(ops: CupyOps) -> None:
+    for rows, vocab in ((1, 2), (3, 300), (9, 31), (130, 33), (2, 1000), (2, 250)):
+        rng = rng_of(rows, vocab)
+        x, kernel, bias = (
+            rng.standard_normal((rows, 5)),
+            rng.standard_normal((5, vocab)),
+            rng.standard_normal(vocab),
+        )
+        targets = rng.integers(0, vocab, rows)
+        targets[-1] = vocab - 1
+        bias[-1] += 3000.0 * (vocab == 250)  # without this maximum, which the last warp sees, e^3000 overflows
+        both(ops, "token_log_p_forward", "token_log_p_backward", x, 3 * kernel, bias, targets)
+
+
+def softmaxes(ops: CupyOps) -> None:
+    for heads, length in ((1, 1), (2, 33), (3, 70)):
+        scores = 3 * rng_of(heads, length).standard_normal((2, heads, length, length))
+        dweights = rng_of(length).standard_normal(scores.shape)
+        results = []
+        for each in (OnDevice(ops), PLAIN):
+            weights, gradient = scores.copy(), dweights.copy()
+            each.causal_softmax(weights)
+            dots = (weights * dweights).sum(axis=3, keepdims=True)  # what out and dout are there for
+            each.causal_softmax_backward(gradient, weights, np.ones_like(dots), dots)
+            results.append((weights, gradient))
+        same(*results)
+    attend(ops, [70, 3], 2, 5)
+
+
+def attend(ops: CupyOps, lengths: list[int], heads: int, channels: int) -> None:
+    tokens = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
+    groups, rng = pack(tokens, 9, 99).groups, rng_of(heads, channels)
+    query, key, value = rng.standard_normal((3, sum(lengths), heads, channels))
+    both(ops, "attention_forward", "attention_backward", query, key, value, groups)
+
+
+def attentions(ops: CupyOps) -> None:
+    attend(ops, [1, 2, 9, 31, 32, 33], 2, 3)
+    attend(ops, [63, 64, 1], 1, 33)
+    attend(ops, [40, 64], 1, 64)
+
+
+def segments(ops: CupyOps) -> None:
+    device = OnDevice(ops)
+    for count, n in ((0, 3), (1, 1), (70, 5), (300, 9)):
+        rng = rng_of(count, n)
+        index, values = rng.integers(0, n, count) // 2 * 2 % n, rng.standard_normal(count)
+        same(device.scatter(index, values, n), PLAIN.scatter(index, values, n))
+    for rows, vocab, channels in ((1, 3, 1), (70, 7, 130), (20, 5, 300)):
+        tokens, table = (
+            rng_of(rows).integers(0, vocab, rows) // 2,
+            rng_of(vocab).standard_normal((vocab, channels)),
+        )
+        embedding(ops, table, tokens)
+
+
+def embedding(ops: CupyOps, table: Array, tokens: Array) -> None:
+    dout = rng_of(9).standard_normal((len(tokens), table.shape[1]))
+    found = [
+        each.embedding_backward(dout, each.embedding_forward(table, tokens)[1]) for each in (OnDevice(ops), PLAIN)
+    ]
+    same(*found)
+
+
+def adam(ops: CupyOps) -> None:
+    for size in (1, 255, 257, 700):
+        results = []
+        for each in (OnDevice(ops), PLAIN):
+            rng = rng_of(size)
+            params, m, grads, v = rng.standard_normal((4, size))
+            v *= v
+            each.adam_step(params, grads, m, v, 3, 0.01, 0.8, 0.9, 1e-3)
+            results.append((params, m, v))
+        same(*results)
+
+
+def margins(ops: CupyOps) -> None:
+    for name in LOSSES:
+        for count, n in ((1, 2), (255, 9), (600, 40)):
+            rng = rng_of(count, n)
+            index, y = rng.integers(0, n, (2, count)), rng.integers(0, 3, count) / 2
+            pairs, omega = (
+                PLAIN.pairs(index[0], index[1], y, rng.random(count) + 0.1, n),
+                2 * rng.standard_normal(n),
+            )
+            loss = getattr(losses, name)
+            same(OnDevice(ops).margin_loss(omega, pairs, loss), PLAIN.margin_loss(omega, pairs, loss))
+
+
+def network(*widths: int) -> dict[str, Array]:
+    rng, params = rng_of(*widths), {}
+    for i, (d_in, d_out) in enumerate(itertools.pairwise(widths)):
+        params[f"Dense_{i}/kernel"] = rng.standard_normal((d_in, d_out)) / np.sqrt(d_in)
+        params[f"Dense_{i}/bias"] = rng.standard_normal(d_out)
+    return params
+
+
+# rows, widths: none of the one, 1 wide, WIDE wide, one layer, several tiles a block
+NETWORKS: tuple[tuple[int, tuple[int, ...]], ...] = (
+    (0, (2, 1)),
+    (1, (1, 1)),
+    (65, (64, 1)),
+    (260, (5, 1)),
+    (130, (2, 7, 1)),
+    (63, (3, 64, 64, 1)),
+    (260, (1, 33, 20, 1)),
+)
+STEPS: tuple[tuple[str, int, tuple[int, ...]], ...] = (
+    ("logistic", 130, (1, 64, 5, 1)),
+    ("squared", 33, (2, 17, 1)),
+    ("hinge", 70, (64, 1)),
+    ("ranking", 1, (1, 1)),
+)
+
+
+def networks(ops: CupyOps) -> None:
+    for count, widths in NETWORKS:
+        x = rng_of(count).standard_normal((count, widths[0]))
+        both(ops, "mlp_forward", "mlp_backward", network(*widths), x)
+    for name, count, widths in STEPS:
+        x_a, x_b = rng_of(count).standard_normal((2, count, widths[0]))
+        values = (network(*widths), x_a, x_b, rng_of(1).integers(0, 3, count) / 2, getattr(losses, name))
+        same(OnDevice(ops).mlp_margin_step(*values), PLAIN.mlp_margin_step(*values))
+
+
+EXAMPLES: dict[str, Callable[[CupyOps], None]] = {  # by source
+    "columns": column_sums,
+    "bias": biases,
+    "layer_norm": layer_norms,
+    "token_log_p": tokens_log_p,
+    "softmax": softmaxes,
+    "attention": attentions,
+    "segments": segments,
+    "adam": adam,
+    "margin": margins,
+    "mlp": networks,
+}

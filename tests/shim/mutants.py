@@ -1,0 +1,190 @@
+"""Kernels broken on purpose: without a barrier, with a loop one short, without a guard. Each must be caught.
+
+python -m tests.shim.mutants            every mutant, in child processes
+python -m tests.shim.mutants sanitize   the whole kernels once under AddressSanitizer and UBSan
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accel import kernel_table
+from accel.kernel_table import KERNELS, PREAMBLE
+from accel.ops_cupy import CupyOps
+from tests.shim import device
+from tests.shim.examples import EXAMPLES
+from tests.shim.library import ShimLib
+
+PATIENCE = 60  # seconds: a mutant that takes longer runs forever
+RULES = (  # what is done, where, what stands there then
+    ("no barrier", r"__sync(?:threads|warp)\(\);", ";"),
+    ("one short", r"(for \([^;]*; \w+(?:\.\w+)? <=? )([^;]+)(;)", r"\1(\2) - 1\3"),
+    ("one short", r"(for \([^;]*; \w+ >=? )(\w+)(;)", r"\1(\2) + 1\3"),
+    ("no guard", r"if \(\w+ >= \w+\) return;", ";"),
+    ("no guard", r"if \((?:\w+ < \w+|strip\.inside)( && [^)]*\(\) == 0)?\)", r"if (1\1)"),
+    ("no guard", r"(?<=[ (])\w+(?: \+ \w+)? < (?:count|in|out)(?= \?)", "1"),
+)
+
+# Mutants that change nothing that can be seen, by their file and line of text, each with the reason.
+HARMLESS: dict[tuple[str, str], str] = {
+    (
+        "attention.cu",
+        "__syncwarp();  // own is read",
+    ): "the next row's shuffles wait for all lanes; it orders memory",
+    ("attention.cu", "if (t < length)"): "rows of the tile beyond the sequence are never read",
+    ("mlp.cu", "for (int begin = 0; begin < TILE; begin += SLICE) {"): "begin goes by SLICE: the same values",
+    ("mlp.cu", "if (quad < in) weight += saved[r * WIDE + quad] * shared.omega[r];"): "not put where quad >= in",
+    (
+        "mlp.cu",
+        "multiply_transposed(sums, shared, [&](int r, int k) { return k < in ? saved[r * WIDE + k] : T(0); });",
+    ): "rows k >= in of the product are not put",
+    ("mlp.cu", "T tanh_of = k < in ? saved[r * WIDE + k] : T(0);"): "columns k >= in of the rows are never read",
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A file of accel/kernels with one change. line: its text; kernel: in whose body it stands, or ""."""
+
+    file: str
+    number: int
+    line: str
+    what: str
+    text: str
+    kernel: str
+
+    def code(self, source: str) -> str:
+        """As `kernel_table.code`, with this file in the place of the right one."""
+        return kernel_table.code(source, {self.file: self.text})
+
+    def sources(self) -> list[str]:
+        """Those that contain this file."""
+        if self.file.endswith(".cu"):
+            return [self.file.removesuffix(".cu")]
+        return [name for name in EXAMPLES if self.file in PREAMBLE.get(name, ("common.cuh",))]
+
+
+def mutants(file: str) -> Iterator[Mutant]:
+    """Every rule at every place where it applies."""
+    text = (kernel_table.FOLDER / file).read_text(encoding="utf-8")
+    for what, pattern, replacement in RULES:
+        for match in re.finditer(pattern, text):
+            before, after = text[: match.start()], text[match.end() :]
+            number = before.count("\n") + 1
+            line = text.splitlines()[number - 1].strip()
+            if line.startswith("//"):
+                continue
+            heads = re.findall(r"__(?:global|device)__[^;{]*?(\w+)\(", before)
+            kernel = heads[-1] if heads and heads[-1] in KERNELS else ""
+            yield Mutant(file, number, line, what, before + match.expand(replacement) + after, kernel)
+
+
+def one_a_kernel() -> list[Mutant]:
+    """The first mutant in each kernel's own body; a missing barrier where there is one."""
+    found: dict[str, Mutant] = {}
+    for source in kernel_table.sources():
+        for mutant in mutants(f"{source}.cu"):
+            if mutant.kernel and (mutant.file, mutant.line) not in HARMLESS:
+                found.setdefault(mutant.kernel, mutant)
+    return list(found.values())
+
+
+class Mixed:
+    """The mutant's library for the sources that contain it, or for one kernel alone; the right one otherwise."""
+
+    def __init__(self, right: ShimLib, wrong: ShimLib, sources: list[str], kernel: str) -> None:
+        self.right, self.wrong, self.sources, self.kernel = right, wrong, sources, kernel
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        return self.right.empty(shape, dtype)
+
+    def launch(self, name: str, variant: str, items: int, *values: Any) -> None:
+        broken = name == self.kernel if self.kernel else KERNELS[name].source in self.sources
+        (self.wrong if broken else self.right).launch(name, variant, items, *values)
+
+
+def caught(mutant: Mutant, right: ShimLib) -> str:
+    """What gave the mutant away, or "". In a child process, which may crash or never end."""
+    sys.stdout.flush()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        faulthandler.disable()  # a crash is what is asked for
+        signal.alarm(PATIENCE)
+        os.write(writer, failure(mutant, right).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        said = pipe.read().decode()
+    status = os.waitpid(child, 0)[1]
+    return f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else said
+
+
+def failure(mutant: Mutant, right: ShimLib) -> str:
+    """The first error of the examples of every source with the mutant, or ""."""
+    with tempfile.TemporaryDirectory(prefix="pbde-mutant-") as folder:
+        for source in mutant.sources():
+            code = {source: mutant.code(source)}
+            wrong = ShimLib(Path(folder), sources=code, types=("double",), fence=True)
+            lib = Mixed(right, wrong, [source], mutant.kernel)
+            try:
+                EXAMPLES[source](CupyOps(device.xp, lib, groups=3))
+            except Exception as error:
+                return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return ""
+
+
+def run_all() -> int:
+    """A line a mutant; 1 where one was not caught, or where a harmless one was."""
+    wrong = total = 0
+    with tempfile.TemporaryDirectory(prefix="pbde-shim-") as folder:
+        right = ShimLib(Path(folder), types=("double",))
+        for example in EXAMPLES.values():
+            example(CupyOps(device.xp, right, groups=3))
+        for file in sorted(path.name for path in kernel_table.FOLDER.glob("*.cu*")):
+            for mutant in mutants(file):
+                total += 1
+                reason, how = HARMLESS.get((mutant.file, mutant.line), ""), caught(mutant, right)
+                verdict = f"caught: {how[:60]}" if how else f"harmless: {reason}" if reason else "NOT CAUGHT"
+                wrong += bool(how) == bool(reason)
+                print(f"{file}:{mutant.number}: {mutant.what:<10} {mutant.line[:60]:<60} {verdict}", flush=True)
+    print(f"{total} mutants, {wrong} not as expected")
+    return int(wrong > 0)
+
+
+def sanitize() -> int:
+    """All examples in a Python that runs under AddressSanitizer; its status."""
+    path = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+    environment = os.environ | {
+        "LD_PRELOAD": path.stdout.strip(),
+        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
+        "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+        "PYTHONMALLOC": "malloc",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "tests.shim.mutants", "sanitized"]
+    return subprocess.run(command, env=environment, check=False).returncode
+
+
+def sanitized() -> int:
+    with tempfile.TemporaryDirectory(prefix="pbde-asan-") as folder:
+        lib = ShimLib(Path(folder), sanitize=True, types=("double",))
+        for source, example in EXAMPLES.items():
+            example(CupyOps(device.xp, lib, groups=3))
+            print(f"{source}: clean", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit({"sanitize": sanitize, "sanitized": sanitized}.get(" ".join(sys.argv[1:]), run_all)())

@@ -1,0 +1,232 @@
+// Runs CUDA kernels on the CPU: the threads of a block are fibers of one OS thread, blocks come one after another.
+//
+// A fiber runs until it waits (__syncthreads, __syncwarp, a shuffle) or ends; `order` decides who goes next:
+// 0 thread after thread, 1 the same backwards, 2 the first warp as far as it comes, 3 the last warp. What a missing
+// barrier leaves to chance differs between them. Waiting at two different barriers, or at one that another thread
+// cannot reach any more, is an error. Shared memory holds NaNs (all bits set) when a block begins.
+
+#pragma once
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#define __global__
+#define __device__
+#define __shared__ static
+#define __forceinline__ inline
+
+using std::exp;
+using std::fabs;
+using std::log;
+using std::log1p;
+using std::sqrt;
+using std::tanh;
+
+namespace shim {
+
+struct Index { unsigned x, y, z; };
+enum Wait { NONE, BLOCK, WARP_SYNC, DONE };
+const int LANES = 32, LARGEST = 1024;
+const size_t STACK = 1 << 17;
+
+struct Fiber {
+    ucontext_t context;
+    jmp_buf jump;
+    bool started;
+    Wait wait;
+    int line;
+    unsigned mask;
+    unsigned long long sent, received[LANES];
+};
+
+struct State {
+    int marked = 1;  // not 0: the state stands in .data, and poison() spares it
+    Index thread{}, block{}, threads{}, blocks{};
+    int current = 0, count = 0;
+    void (*body)(void*) = nullptr;
+    void* arguments = nullptr;
+    Fiber* fibers = nullptr;
+    char* stacks = nullptr;
+    ucontext_t scheduler{};
+    jmp_buf back{};
+    char error[200] = "";
+};
+inline State state;
+
+#ifdef __SANITIZE_ADDRESS__
+inline void leave() { swapcontext(&state.fibers[state.current].context, &state.scheduler); }
+inline void resume(Fiber& fiber) { swapcontext(&state.scheduler, &fiber.context); }
+#else  // after its first start a fiber is switched without the system calls of swapcontext
+inline void leave() {
+    if (!_setjmp(state.fibers[state.current].jump)) _longjmp(state.back, 1);
+}
+inline void resume(Fiber& fiber) {
+    if (_setjmp(state.back)) return;
+    if (fiber.started) _longjmp(fiber.jump, 1);
+    fiber.started = true;
+    setcontext(&fiber.context);
+}
+#endif
+
+inline void start() {
+    for (;;) {  // a fiber serves one block after another
+        state.body(state.arguments);
+        state.fibers[state.current].wait = DONE;
+        leave();
+    }
+}
+
+inline void fail(const char* what, int line) {
+    if (!state.error[0])
+        snprintf(state.error, sizeof state.error, "%s, line %d, block %u, thread %d", what, line, state.block.x,
+                 state.current);
+}
+
+inline void wait_for(Wait wait, int line, unsigned mask) {
+    Fiber& fiber = state.fibers[state.current];
+    fiber.wait = wait;
+    fiber.line = line;
+    fiber.mask = mask;
+    leave();
+}
+
+template <typename T> T exchange(unsigned mask, T value, int lane, int line) {
+    Fiber& fiber = state.fibers[state.current];
+    static_assert(sizeof value <= sizeof fiber.sent, "a shuffle moves at most 8 bytes");
+    memcpy(&fiber.sent, &value, sizeof value);
+    wait_for(WARP_SYNC, line, mask);
+    if (lane < 0 || lane >= LANES || !(mask >> lane & 1)) return value;
+    memcpy(&value, &state.fibers[state.current].received[lane], sizeof value);
+    return value;
+}
+
+// The fibers first..last-1 that stand in mask, all waiting for the same: then they go on.
+inline bool release(Wait wait, int first, int last, unsigned mask) {
+    int line = -1;
+    for (int i = first; i < last; ++i) {
+        Fiber& fiber = state.fibers[i];
+        if (wait == WARP_SYNC && !(mask >> (i - first) & 1)) continue;
+        if (fiber.wait != wait) return false;
+        if (line < 0) line = fiber.line;
+        if (fiber.line != line || (wait == WARP_SYNC && fiber.mask != mask)) return false;
+    }
+    for (int i = first; i < last; ++i) {
+        if (wait == WARP_SYNC && !(mask >> (i - first) & 1)) continue;
+        if (wait == WARP_SYNC)
+            for (int j = first; j < last; ++j) state.fibers[i].received[j - first] = state.fibers[j].sent;
+        state.fibers[i].wait = NONE;
+    }
+    return line >= 0;
+}
+
+inline bool release_warp(int warp) {
+    int first = warp * LANES, last = first + LANES < state.count ? first + LANES : state.count;
+    for (int i = first; i < last; ++i)
+        if (state.fibers[i].wait == WARP_SYNC && release(WARP_SYNC, first, last, state.fibers[i].mask)) return true;
+    return false;
+}
+
+inline void run_fiber(int i) {
+    if (state.fibers[i].wait != NONE) return;
+    state.current = i;
+    state.thread.x = (unsigned)i;
+    resume(state.fibers[i]);
+}
+
+inline void run_warp(int warp, bool backwards) {
+    int first = warp * LANES, last = first + LANES < state.count ? first + LANES : state.count;
+    for (int k = first; k < last; ++k) run_fiber(backwards ? first + last - 1 - k : k);
+}
+
+inline bool run_block(int order) {
+    int warps = (state.count + LANES - 1) / LANES;
+    bool backwards = order & 1, greedy = order & 2;
+    for (;;) {
+        for (int k = 0; k < warps; ++k) {
+            int warp = backwards ? warps - 1 - k : k;
+            run_warp(warp, backwards);
+            while (greedy && release_warp(warp)) run_warp(warp, backwards);
+        }
+        bool released = false, waiting = false;
+        for (int warp = 0; warp < warps; ++warp) released |= release_warp(warp);
+        released |= release(BLOCK, 0, state.count, 0);
+        for (int i = 0; i < state.count && !released; ++i)
+            if (state.fibers[i].wait == BLOCK || state.fibers[i].wait == WARP_SYNC) {
+                waiting = true;
+                state.current = i;
+                fail("divergent barrier", state.fibers[i].line);
+            }
+        if (!released) return !waiting;
+    }
+}
+
+extern "C" char __bss_start[] __attribute__((visibility("hidden")));
+extern "C" char _end[] __attribute__((visibility("hidden")));
+
+__attribute__((no_sanitize("address"))) inline void poison() {
+#ifndef __SANITIZE_ADDRESS__
+    for (char* at = __bss_start; at < _end; ++at) *at = (char)0xff;
+#endif
+}
+
+// 0, or 1 with a line in state.error.
+inline int run(void (*body)(void*), void* arguments, unsigned blocks, int threads, int order) {
+    if (!state.fibers) {
+        state.fibers = (Fiber*)calloc(LARGEST, sizeof(Fiber));
+        state.stacks = (char*)malloc(STACK * LARGEST);
+    }
+    state.body = body;
+    state.arguments = arguments;
+    state.count = threads;
+    state.threads = {(unsigned)threads, 1, 1};
+    state.blocks = {blocks, 1, 1};
+    state.error[0] = 0;
+    for (unsigned k = 0; k < blocks; ++k) {
+        state.block = {order & 1 ? blocks - 1 - k : k, 0, 0};
+        poison();
+        for (int i = 0; i < threads; ++i) {
+            Fiber& fiber = state.fibers[i];
+            bool ready = fiber.wait == DONE;
+            fiber.wait = NONE;
+            if (ready) continue;
+            fiber.started = false;
+            getcontext(&fiber.context);
+            fiber.context.uc_stack.ss_sp = state.stacks + STACK * i;
+            fiber.context.uc_stack.ss_size = STACK;
+            fiber.context.uc_link = nullptr;
+            makecontext(&fiber.context, start, 0);
+        }
+        if (!run_block(order)) return 1;
+    }
+    return state.error[0] != 0;
+}
+
+}  // namespace shim
+
+#define threadIdx shim::state.thread
+#define blockIdx shim::state.block
+#define blockDim shim::state.threads
+#define gridDim shim::state.blocks
+#define __syncthreads() shim::wait_for(shim::BLOCK, __LINE__, 0)
+#define __syncwarp() shim::wait_for(shim::WARP_SYNC, __LINE__, 0xffffffffu)
+#define __shfl_sync(mask, value, lane) shim::exchange(mask, value, lane, __LINE__)
+#define __shfl_xor_sync(mask, value, bits) \
+    shim::exchange(mask, value, (int)(threadIdx.x % shim::LANES) ^ (bits), __LINE__)
+#define __shfl_down_sync(mask, value, by) \
+    shim::exchange(mask, value, (int)(threadIdx.x % shim::LANES) + (by), __LINE__)
+
+// One fiber runs at a time: what a GPU does in one piece is one piece here.
+template <typename T> T atomicAdd(T* at, T value) {
+    T before = *at;
+    *at = before + value;
+    return before;
+}
+template <typename T> T atomicCAS(T* at, T expected, T value) {
+    T before = *at;
+    if (before == expected) *at = value;
+    return before;
+}
