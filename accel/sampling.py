@@ -79,7 +79,7 @@ def sample(
                 )
             # as many as are still needed at the share of endings so far: they are judged in the order drawn
             size = min(batch, math.ceil((count - have) * (draws + 1) / (have + 1)))
-            tokens, log_p, ended = _draw(ops, params, config, size, rng, max_length, eos)
+            tokens, log_p, ended = draw(ops, params, config, size, rng, max_length, eos)
             good = np.flatnonzero(ended)[: count - have]
             draws += int(good[-1]) + 1 if have + len(good) == count else size
             have += len(good)
@@ -90,7 +90,7 @@ def sample(
     return Samples(tokens, np.count_nonzero(tokens, axis=1), np.concatenate(kept_log_p), draws)
 
 
-def _draw(
+def draw(
     ops: SequenceOps,
     params: Params,
     config: TransformerConfig,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
 from accel import Ops
-from bench import mlp, peers, reward, timing
+from accel.sampling import draw
+from bench import lm, lm_peers, mlp, peers, reward, sample, timing
 from bench.__main__ import main
 from bench.timing import Contender
 from tests.checks import CLOSED_FORM
@@ -158,3 +160,68 @@ def test_reward_prints_a_run_a_seed(capsys: pytest.CaptureFixture[str]) -> None:
     assert first["tv"] < sample.distance(np.zeros(reward.POINTS))
     assert sample.distance(np.asarray(sample.toy.annotator.log_p)) < CLOSED_FORM
     assert main(["reward", "--seeds", "0"]) == 2
+
+
+# ----- The language model -----
+
+
+@pytest.mark.parametrize("task", ["ce", "pref"])
+def test_language_model_prints_its_keys(task: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The two backends train alike; the table fits a terminal."""
+    losses = []
+    for backend in ("numpy", "numba"):
+        command = ["lm", "--task", task, "--batch", "2", "--steps", "12", "--threads", "1", "--ops", backend]
+        assert main([*command, "--json"]) == 0
+        row = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert row.keys() >= KEYS
+        assert row["name"] == f"accel {backend}"
+        losses.append(row["loss"])
+    assert abs(losses[0] - losses[1]) <= lm.STEPPED * lm.ROUNDINGS[task] * (1 + losses[0])
+    assert main(command) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("peer", ["jax", "torch"])
+@pytest.mark.parametrize("loss", ["ce", "pref"])
+def test_language_model_peers_train_alike(peer: str, loss: lm.Loss) -> None:
+    """Where they are installed."""
+    pytest.importorskip(peer)
+    config, _ = lm.CONFIGS["tiny"]
+    task, first = lm.draw_task(config, loss, 3, 0), lm.first_params(config, 0)
+    make = lm_peers.jax_contender if peer == "jax" else lm_peers.torch_contender
+    contenders = [make(task, first, 1), lm.ops_contender(Ops(), task, first)]
+    timing.interleave(contenders, 12)
+    assert lm.disagreement(contenders, loss) is None
+
+
+def test_language_model_operations_are_counted() -> None:
+    """Every matrix product of the tiny network: 3 projections, output, MLP, attention to 16.5 tokens on average,
+    and the logits; each forward once and backward twice."""
+    config, _ = lm.CONFIGS["tiny"]
+    layer = 3 * 64 * 64 + 64 * 64 + 2 * 64 * 256 + 2 * 16.5 * 64
+    assert lm.draw_task(config, "ce", 5, 0).flops == 3 * 2 * 5 * 32 * (2 * layer + 64 * 256)
+    assert lm.draw_task(config, "pref", 5, 0).flops == 2 * lm.draw_task(config, "ce", 5, 0).flops
+
+
+def test_sampling_prints_its_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["sample", "--config", "tiny", "--count", "5", "--batch", "3", "--turns", "2", "--threads", "1"]
+    assert main([*command, "--json"]) == 0
+    row = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert row.keys() >= KEYS | {"tokens_per_s"}
+    assert row["tokens_per_s"] == pytest.approx(5 * 32 / row["median_s"])
+    assert main(command) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
+
+
+def test_wrong_samples_are_seen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A loop that gives other log-likelihoods than the network's is not timed."""
+
+    def wrong(*arguments: Any) -> Any:
+        tokens, log_p, ended = draw(*arguments)
+        return tokens, 1.01 * log_p, ended
+
+    monkeypatch.setattr(sample, "draw", wrong)
+    assert main(["sample", "--config", "tiny", "--count", "2", "--turns", "1", "--threads", "1"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "log-likelihoods of the loop and the network differ" in printed.err
