@@ -14,6 +14,7 @@ from accel.buffers import Array
 from accel.losses import MarginLoss
 from accel.numba_compile import Crew, compiled_loss
 from accel.ops import Ops, Pairs, Params, check_omega, mlp_widths, moments_checked
+from accel.ops_numba_sequence import NumbaSequenceOps
 from accel.ops_sequence import Cache
 
 CHUNK = 1 << 15  # numbers a thread: fewer are not worth a second one
@@ -21,7 +22,7 @@ MARGIN_GROUPS = 8
 SLICES = 8  # of the parameters, for Adam between two steps of one call
 
 
-class NumbaOps(Ops):
+class NumbaOps(NumbaSequenceOps, Ops):
     """Ops on at most `threads` cores (None: all of this process's). Equal bit for bit from run to run and for
     every number of threads. Raises ValueError for threads < 1."""
 
