@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from accel.numba_compile import compiled, compiled_sum, take
+from accel.numba_compile import aligned, compiled, compiled_sum, take
 
 WIDTH = 16  # numbers: two vectors of float32, four of float64
 TILE = 6  # rows of the product's tiles
@@ -27,18 +27,18 @@ def gather(x, at, row, t, d, factor, panel, width, out):
         start = j // width * panel
         for i in range(t):
             part, into = x[at + i * row + j :], out[start + i * width :]
-            for l in range(width):
-                into[l] = part[l] * factor
+            for e in range(width):
+                into[e] = part[e] * factor
 
 
 @compiled
 def gather_turned(x, at, row, t, d, width, out):
     """The transpose of t rows of d numbers -> panels (., d, width), 0 after the last row."""
     for j in range(0, t, width):
-        for l in range(width):
-            start = j * d + l
-            if j + l < t:
-                part = x[at + (j + l) * row : at + (j + l) * row + d]
+        for e in range(width):
+            start = j * d + e
+            if j + e < t:
+                part = x[at + (j + e) * row : at + (j + e) * row + d]
                 for i in range(d):
                     out[start + i * width] = part[i]
             else:
@@ -103,11 +103,7 @@ def attention(counter, product, decay, query, key, value, starts, places, width,
     for i in range(len(starts) - 1):
         longest = max(longest, starts[i + 1] - starts[i])
     longest += -longest % WIDTH
-    scaled, turned, panels = (
-        np.empty(longest * d, q.dtype),
-        np.empty(longest * d, q.dtype),
-        np.empty(longest * d, q.dtype),
-    )
+    scaled, turned, panels = aligned(longest * d, q), aligned(longest * d, q), aligned(longest * d, q)
     while s < len(starts) - 1:
         t = starts[s + 1] - starts[s]
         across = t + -t % WIDTH
@@ -141,11 +137,7 @@ def attention_backward(
     for i in range(len(starts) - 1):
         longest = max(longest, starts[i + 1] - starts[i])
     longest += -longest % WIDTH
-    panels, turned, dw = (
-        np.empty(longest * d, q.dtype),
-        np.empty(longest * d, q.dtype),
-        np.empty(longest * longest, q.dtype),
-    )
+    panels, turned, dw = aligned(longest * d, q), aligned(longest * d, q), aligned(longest * longest, q)
     while s < len(starts) - 1:
         t = starts[s + 1] - starts[s]
         across = t + -t % WIDTH

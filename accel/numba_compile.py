@@ -19,6 +19,7 @@ from numba.extending import intrinsic, register_jitable
 
 from accel.losses import MarginLoss, logistic
 
+LINE = 64  # bytes of a cache line: a vector that lies in two of them is slow to load
 OPTIONS: dict[str, Any] = {
     "error_model": "numpy",
     "fastmath": {"contract"},
@@ -123,6 +124,14 @@ def give_way(typing):  # type: ignore[no-untyped-def]
         return context.get_dummy_value()
 
     return types.void(), codegen
+
+
+@register_jitable
+def aligned(size, like):  # type: ignore[no-untyped-def]
+    """An array (size,) of like's type, not filled, that begins with a cache line; for compiled code."""
+    raw = np.empty(size + LINE // like.itemsize, like.dtype)
+    start = -raw.ctypes.data % LINE // like.itemsize
+    return raw[start : start + size]
 
 
 class Crew:

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from accel.numba_compile import compiled, compiled_sum, take
+from accel.numba_compile import aligned, compiled, compiled_sum, take
 
 WIDTH = 16  # numbers: two vectors of float32, four of float64
 BLOCK = 96  # rows: whole tiles of 6
-CHUNK = 128  # hidden units at a time
+CHUNK = 64  # hidden units at a time
 GROUPS = 8  # of blocks, each with gradients of its own
 EPS = 1e-6  # of the layer norm
 
@@ -28,12 +28,12 @@ EPS = 1e-6  # of the layer norm
 
 @compiled
 def pack(b, at, row, k, n, panel, width, out, start):
-    """B (k, n) at b[at], `row` numbers a row -> panels in out[start], `panel` numbers each; n a multiple of width."""
+    """B (k, n) at b[at], `row` numbers a row -> panels from out[start] on, `panel` numbers each."""
     for j in range(0, n, width):
         for i in range(k):
             part, into = b[at + i * row + j :], out[start + i * width :]
-            for l in range(width):
-                into[l] = part[l]
+            for e in range(width):
+                into[e] = part[e]
         start += panel
 
 
@@ -41,23 +41,21 @@ def pack(b, at, row, k, n, panel, width, out, start):
 def pack_turned(b, at, row, k, n, panel, width, out, start):
     """The same of B' (k, n) = B^T, B (n, k) at b[at], `row` numbers a row."""
     for j in range(0, n, width):
-        for l in range(width):
-            part = b[at + (j + l) * row : at + (j + l) * row + k]
+        for e in range(width):
+            part = b[at + (j + e) * row : at + (j + e) * row + k]
             for i in range(k):
-                out[start + i * width + l] = part[i]
+                out[start + i * width + e] = part[i]
         start += panel
 
 
 @compiled
-def packed(kernel, turned, width):
-    """The panels of a kernel (K, N), or of its transpose: all of them, one array."""
+def pack_whole(kernel, turned, width, out):
+    """The panels of a kernel (K, N), or of its transpose -> out (K N,)."""
     k, n = kernel.shape
-    flat, out = kernel.reshape(-1), np.empty(k * n, kernel.dtype)
     if turned:
-        pack_turned(flat, 0, n, n, k, n * width, width, out, 0)
+        pack_turned(kernel.reshape(-1), 0, n, n, k, n * width, width, out, 0)
     else:
-        pack(flat, 0, n, k, n, k * width, width, out, 0)
-    return out
+        pack(kernel.reshape(-1), 0, n, k, n, k * width, width, out, 0)
 
 
 @compiled
@@ -147,7 +145,7 @@ def norm_matmuls(counter, product, x, scale, bias, panels, width, outs):
     """x (R, C) and the panels of every W (C, N) -> outs, a tuple of (R, N). A piece is a block."""
     c, n, row = x.shape[1], outs[0].shape[1], x.shape[1] + WIDTH
     flat, zeros = x.reshape(-1), np.zeros(n, x.dtype)
-    norm, rstd = np.empty(BLOCK * row, x.dtype), np.empty(BLOCK, x.dtype)
+    norm, rstd = aligned(BLOCK * row, x), np.empty(BLOCK, x.dtype)
     start = take(counter) * BLOCK
     while start < len(x):
         rows = min(BLOCK, len(x) - start)
@@ -167,9 +165,8 @@ def norm_matmuls_backward(counter, product, douts, x, scale, bias, turned, width
     """
     c, n, row = x.shape[1], douts[0].shape[1], x.shape[1] + WIDTH
     flat, drows, zero = x.reshape(-1), dx.reshape(-1), x.dtype.type(0)
-    scratch = np.empty((3, BLOCK * row), x.dtype)
-    norm, normed, dnorm = scratch[0], scratch[1], scratch[2]
-    rstd, panels = np.empty(BLOCK, x.dtype), np.empty(BLOCK * n, x.dtype)
+    norm, normed, dnorm = aligned(BLOCK * row, x), aligned(BLOCK * row, x), aligned(BLOCK * row, x)
+    rstd, panels = np.empty(BLOCK, x.dtype), aligned(BLOCK * n, x)
     blocks, groups, g = -(-len(x) // BLOCK), len(dscale), take(counter)
     while g < groups:
         dkernels[g] = zero
@@ -218,7 +215,7 @@ def matmul_backward(counter, product, dout, x, turned, width, dx, dkernel):
     """dout (R, N), x (R, K) -> dx (R, K), dkernel (groups, K N), a part a group; turned: panels of W^T."""
     k, n = x.shape[1], dout.shape[1]
     rows_in, drows_in, drows_out = x.reshape(-1), dx.reshape(-1), dout.reshape(-1)
-    panels, zeros = np.empty(BLOCK * n, x.dtype), np.zeros(k, x.dtype)
+    panels, zeros = aligned(BLOCK * n, x), np.zeros(k, x.dtype)
     blocks, g = -(-len(x) // BLOCK), take(counter)
     while g < len(dkernel):
         dkernel[g] = 0
@@ -243,8 +240,8 @@ def mlp_block(counter, product, x, scale, bias, kernel_0, bias_0, kernel_1, bias
     """x (R, C) -> out (R, C), and hidden (R, M), kept for the backward. kernel_0, kernel_1: panels."""
     c, m, row = x.shape[1], hidden.shape[1], x.shape[1] + WIDTH
     rows_in, rows_out, units = x.reshape(-1), out.reshape(-1), hidden.reshape(-1)
-    norm, rstd = np.empty(BLOCK * row, x.dtype), np.empty(BLOCK, x.dtype)
-    part, zero = np.empty(BLOCK * (CHUNK + WIDTH), x.dtype), x.dtype.type(0)
+    norm, rstd = aligned(BLOCK * row, x), np.empty(BLOCK, x.dtype)
+    part, zero = aligned(BLOCK * (CHUNK + WIDTH), x), x.dtype.type(0)
     start = take(counter) * BLOCK
     while start < len(x):
         rows = min(BLOCK, len(x) - start)
@@ -261,9 +258,9 @@ def mlp_block(counter, product, x, scale, bias, kernel_0, bias_0, kernel_1, bias
                     kernel_0, j * c, c * width, rows, n, c)
             for r in range(rows):
                 unit, kept = part[r * (CHUNK + WIDTH) :], units[(start + r) * m + j : (start + r) * m + j + n]
-                for l in range(n):
-                    unit[l] = unit[l] if unit[l] > zero else zero
-                    kept[l] = unit[l]
+                for e in range(n):
+                    unit[e] = unit[e] if unit[e] > zero else zero
+                    kept[e] = unit[e]
             product(rows_out, start * c, c, rows_out, start * c, c, part, 0, CHUNK + WIDTH, 1,
                     kernel_1, j * width, m * width, rows, c, n)
             # fmt: on
@@ -278,11 +275,10 @@ def mlp_block_backward(
     """dout (R, C) -> dx (R, C), and a part a group of every other gradient, kernels flat. A piece is a group."""
     c, m, row, long = x.shape[1], hidden.shape[1], x.shape[1] + WIDTH, CHUNK + WIDTH
     rows_in, drows_in, drows_out, units = x.reshape(-1), dx.reshape(-1), dout.reshape(-1), hidden.reshape(-1)
-    scratch = np.empty((3, BLOCK * row), x.dtype)
-    norm, normed, dnorm = scratch[0], scratch[1], scratch[2]
-    part, dpart = np.empty(BLOCK * long, x.dtype), np.empty(BLOCK * long, x.dtype)
-    rstd, panels, zeros = np.empty(BLOCK, x.dtype), np.empty(BLOCK * CHUNK, x.dtype), np.zeros(CHUNK, x.dtype)
-    dpanels, zero = np.empty(BLOCK * c, x.dtype), x.dtype.type(0)
+    norm, normed, dnorm = aligned(BLOCK * row, x), aligned(BLOCK * row, x), aligned(BLOCK * row, x)
+    part, dpart = aligned(BLOCK * long, x), aligned(BLOCK * long, x)
+    rstd, panels, zeros = np.empty(BLOCK, x.dtype), aligned(BLOCK * CHUNK, x), np.zeros(CHUNK, x.dtype)
+    dpanels, zero = aligned(BLOCK * c, x), x.dtype.type(0)
     blocks, groups, g = -(-len(x) // BLOCK), len(dscale), take(counter)
     while g < groups:
         dkernel_0[g] = zero
@@ -305,8 +301,8 @@ def mlp_block_backward(
                 n = min(CHUNK, m - j)
                 for r in range(rows):
                     kept, unit = units[(start + r) * m + j :], part[r * long : r * long + n]
-                    for l in range(n):
-                        unit[l] = kept[l]
+                    for e in range(n):
+                        unit[e] = kept[e]
                 # fmt: off
                 product(dkernel_1[g], j * c, c, dkernel_1[g], j * c, c, part, 0, 1, long,
                         dpanels, 0, rows * width, n, c, rows)
@@ -316,8 +312,8 @@ def mlp_block_backward(
                 # forward: hidden = max(normed @ kernel_0 + bias_0, 0)
                 for r in range(rows):
                     unit, slope = part[r * long : r * long + n], dpart[r * long : r * long + n]
-                    for l in range(n):
-                        slope[l] = slope[l] if unit[l] > zero else zero
+                    for e in range(n):
+                        slope[e] = slope[e] if unit[e] > zero else zero
                 add_column_sums(dpart, 0, long, n, rows, dbias_0[g, j : j + n])
                 # fmt: off
                 add_outer(product, normed, 0, row, c, dpart, 0, long, n, rows, width, panels,

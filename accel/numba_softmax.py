@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numba import from_dtype, types
 
-from accel.numba_compile import compiled, compiled_sum, pointer, take
+from accel.numba_compile import aligned, compiled, compiled_sum, pointer, take
 from accel.numba_losses import decay_32
 
 WIDTH = 16  # numbers: two vectors of float32, four of float64
@@ -71,30 +71,27 @@ def top_of(x):
 
 
 @compiled
-def pack(kernel, bias, width):
+def pack(kernel, bias, width, panels, longer):
     """Panels of a kernel (C, V), and its bias, with V padded."""
     k, v = kernel.shape
-    n = v + -v % WIDTH
-    panels, longer = np.zeros(n * k, kernel.dtype), np.full(n, LOW, kernel.dtype)
+    panels[:] = 0
+    longer[:] = LOW
     longer[:v] = bias
     for j in range(v):
         start = j // width * width * k + j % width
         for i in range(k):
             panels[start + i * width] = kernel[i, j]
-    return panels, longer
 
 
 @compiled
-def pack_turned(kernel, width):
-    """Panels of the transpose of a kernel (C, V), with V padded by zeros."""
+def pack_turned(kernel, width, n, panels):
+    """Panels of the transpose of a kernel (C, V), with V padded to n by zeros."""
     k, v = kernel.shape
-    n = v + -v % WIDTH
-    panels = np.zeros(n * k, kernel.dtype)
+    panels[:] = 0
     for i in range(k):
         start = i // width * width * n + i % width
         for j in range(v):
             panels[start + j * width] = kernel[i, j]
-    return panels
 
 
 @compiled
@@ -121,9 +118,9 @@ def token_log_p_backward(
 ):  # fmt: skip
     """dout (R,) -> dx (R, C), and a part a group: dkernel (groups, C V padded), dbias (groups, V padded)."""
     c, n, long = x.shape[1], weights.shape[1], COLUMNS + WIDTH
-    flat, drows, zero = x.reshape(-1), dx.reshape(-1), x.dtype.type(0)
-    slopes, panels = np.empty(BLOCK * long, x.dtype), np.empty(BLOCK * COLUMNS, x.dtype)
-    short = np.empty(BLOCK * (c + WIDTH), x.dtype)
+    drows, zero = dx.reshape(-1), x.dtype.type(0)
+    slopes, panels = aligned(BLOCK * long, x), aligned(BLOCK * COLUMNS, x)
+    short = aligned(BLOCK * (c + WIDTH), x)
     blocks, groups, g = -(-len(x) // BLOCK), len(dbias), take(counter)
     while g < groups:
         dkernel[g] = 0
@@ -140,18 +137,18 @@ def token_log_p_backward(
                 for r in range(rows):
                     share = -dout[start + r] / total[start + r]
                     row, slope = weights[start + r, j:], slopes[r * long : r * long + across]
-                    for l in range(across):
-                        slope[l] = row[l] * share
+                    for e in range(across):
+                        slope[e] = row[e] * share
                     target = targets[start + r] - j
                     if 0 <= target < across:
                         slope[target] += dout[start + r]
                 # forward: logits = x @ kernel + bias
                 for r in range(rows):
                     slope, sums = slopes[r * long : r * long + across], dbias[g, j : j + across]
-                    for l in range(across):
-                        sums[l] += slope[l]
-                    for l in range(0, across, width):
-                        part, into = slope[l:], panels[l * rows + r * width :]
+                    for e in range(across):
+                        sums[e] += slope[e]
+                    for e in range(0, across, width):
+                        part, into = slope[e:], panels[e * rows + r * width :]
                         for i in range(width):
                             into[i] = part[i]
                 # fmt: off
@@ -167,7 +164,7 @@ def token_log_p_backward(
 def next_token(counter, product, decay, x, panels, bias, uniform, vocabulary, width, token, log_p):
     """x (R, C), uniform (R,) -> the token where the cumulated softmax passes uniform, and its log-probability."""
     c, n = x.shape[1], len(bias)
-    flat, logits = x.reshape(-1), np.empty(BLOCK * n, x.dtype)
+    flat, logits = x.reshape(-1), aligned(BLOCK * n, x)
     start = take(counter) * BLOCK
     while start < len(x):
         rows = min(BLOCK, len(x) - start)
@@ -177,12 +174,12 @@ def next_token(counter, product, decay, x, panels, bias, uniform, vocabulary, wi
             top = top_of(row)
             kept = row.copy()
             decay(row, top)
-            for l in range(vocabulary):
-                total += row[l]
-            l, passed = 0, float(row[0])
-            while l < vocabulary - 1 and passed <= uniform[start + r] * total:
-                l += 1
-                passed += row[l]
-            token[start + r] = l
-            log_p[start + r] = float(kept[l] - top) - math.log(total)
+            for e in range(vocabulary):
+                total += row[e]
+            e, passed = 0, float(row[0])
+            while e < vocabulary - 1 and passed <= uniform[start + r] * total:
+                e += 1
+                passed += row[e]
+            token[start + r] = e
+            log_p[start + r] = float(kept[e] - top) - math.log(total)
         start = take(counter) * BLOCK

@@ -1,7 +1,7 @@
 """The Transformer's ops compiled with Numba for this CPU.
 
-Widths that are no multiple of WIDTH, and kernels too large for a gradient of every group's own, go to the plain ops
-and so to the BLAS.
+Widths that are no multiple of WIDTH, and kernels too large for a gradient of every group's own, go to the plain
+ops and so to the BLAS.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from accel.numba_compile import Crew
 from accel.numba_rows import BLOCK, GROUPS, WIDTH
 from accel.ops_sequence import Cache, SequenceOps
 from accel.packing import Group
+from accel.pool import Pool
 
 LARGEST = 1 << 20  # numbers in a kernel: its gradient is held once a group
 CHUNK = 1 << 14  # numbers of a gradient that one thread adds up at a time
@@ -26,6 +27,7 @@ class NumbaSequenceOps(SequenceOps):
     """The part of NumbaOps that serves sequences."""
 
     _crew: Crew
+    _pool: Pool
 
     # ----- Layers -----
 
@@ -42,9 +44,9 @@ class NumbaSequenceOps(SequenceOps):
             outs, cache = super().norm_matmuls_forward(x, scale, bias, kernels)
             return outs, (None, cache)
         x, scale, bias, kernels = plain(x), plain(scale), plain(bias), [plain(kernel) for kernel in kernels]
-        outs = tuple(np.empty((len(x), kernel.shape[1]), x.dtype) for kernel in kernels)
-        self._rows(numba_rows.norm_matmuls, x, scale, bias, panels(kernels), width(x), outs)
-        return list(outs), (x, scale, bias, kernels)
+        outs = [self._empty((len(x), kernel.shape[1]), x) for kernel in kernels]
+        self._rows(numba_rows.norm_matmuls, x, scale, bias, self._panels(kernels), width(x), tuple(outs))
+        return outs, (x, scale, bias, kernels)
 
     def norm_matmuls_backward(
         self, douts: Sequence[Array], cache: Cache
@@ -52,9 +54,16 @@ class NumbaSequenceOps(SequenceOps):
         if cache[0] is None:
             return super().norm_matmuls_backward(douts, cache[1])
         x, scale, bias, kernels = cache
-        dx, shape = np.empty_like(x), kernels[0].shape
+        dx, shape = self._empty(x.shape, x), kernels[0].shape
         parts = self._parts(x, (len(kernels), kernels[0].size), scale.shape, bias.shape)
-        inputs = (tuple(plain(dout) for dout in douts), x, scale, bias, panels(kernels, turned=True), width(x))
+        inputs = (
+            tuple(plain(dout) for dout in douts),
+            x,
+            scale,
+            bias,
+            self._panels(kernels, turned=True),
+            width(x),
+        )
         self._groups(numba_rows.norm_matmuls_backward, parts, x, *inputs, dx, *parts)
         dkernels, dscale, dbias = (self._sum(part) for part in parts)
         return dx, dscale, dbias, [dkernel.reshape(shape) for dkernel in dkernels]
@@ -64,16 +73,16 @@ class NumbaSequenceOps(SequenceOps):
             out, cache = super().matmul_add_forward(x, rows, kernel)
             return out, (None, cache)
         x, rows, kernel = plain(x), plain(rows), plain(kernel)
-        out = np.empty_like(x)
-        self._rows(numba_rows.matmul_add, x, rows, panels([kernel])[0], width(x), out)
+        out = self._empty(x.shape, x)
+        self._rows(numba_rows.matmul_add, x, rows, self._panels([kernel])[0], width(x), out)
         return out, (rows, kernel)
 
     def matmul_add_backward(self, dout: Array, cache: Cache) -> tuple[Array, Array, Array]:
         if cache[0] is None:
             return super().matmul_add_backward(dout, cache[1])
         rows, kernel = cache
-        drows, (dkernel,) = np.empty_like(rows), self._parts(rows, (kernel.size,))
-        inputs = (plain(dout), rows, panels([kernel], turned=True)[0], width(rows))
+        drows, (dkernel,) = self._empty(rows.shape, rows), self._parts(rows, (kernel.size,))
+        inputs = (plain(dout), rows, self._panels([kernel], turned=True)[0], width(rows))
         self._groups(numba_rows.matmul_backward, [dkernel], rows, *inputs, drows, dkernel)
         return dout, drows, self._sum(dkernel).reshape(kernel.shape)
 
@@ -92,8 +101,8 @@ class NumbaSequenceOps(SequenceOps):
             return out, (None, cache)
         x, *params = map(plain, (x, scale, bias, kernel_0, bias_0, kernel_1, bias_1))
         scale, bias, kernel_0, bias_0, kernel_1, bias_1 = params
-        hidden, out = np.empty((len(x), kernel_0.shape[1]), x.dtype), np.empty_like(x)
-        both = (panels([kernel_0])[0], bias_0, panels([kernel_1])[0], bias_1)
+        hidden, out = self._empty((len(x), kernel_0.shape[1]), x), self._empty(x.shape, x)
+        both = (self._panels([kernel_0])[0], bias_0, self._panels([kernel_1])[0], bias_1)
         self._rows(numba_rows.mlp_block, x, scale, bias, *both, width(x), hidden, out)
         return out, (x, params, hidden)
 
@@ -102,8 +111,8 @@ class NumbaSequenceOps(SequenceOps):
             return super().mlp_block_backward(dout, cache[1])
         x, params, hidden = cache
         scale, bias, kernel_0, _, kernel_1, _ = params
-        dx, parts = np.empty_like(x), self._parts(x, *((value.size,) for value in params))
-        turned = (panels([kernel_0], turned=True)[0], panels([kernel_1], turned=True)[0])
+        dx, parts = self._empty(x.shape, x), self._parts(x, *((value.size,) for value in params))
+        turned = (self._panels([kernel_0], turned=True)[0], self._panels([kernel_1], turned=True)[0])
         inputs = (plain(dout), x, scale, bias, hidden, *turned, width(x))
         self._groups(numba_rows.mlp_block_backward, parts, x, *inputs, dx, *parts)
         return dx, *(self._sum(part).reshape(value.shape) for part, value in zip(parts, params, strict=True))
@@ -117,8 +126,8 @@ class NumbaSequenceOps(SequenceOps):
             out, cache = super().attention_forward(query, key, value, groups)
             return out, (None, cache)
         query, key, value = plain(query), plain(key), plain(value)
-        out, (starts, places) = np.empty_like(value), sequences(groups, query.shape[1])
-        weights = np.empty(places[-1], query.dtype)
+        out, (starts, places) = self._empty(value.shape, value), sequences(groups, query.shape[1])
+        weights = self._empty((int(places[-1]),), query)
         pointers = (product(query), numba_softmax.decay(query.dtype.str))
         inputs = (query, key, value, starts, places, width(query))
         self._crew.run(numba_attention.attention, len(starts) - 1, *pointers, *inputs, weights, out)
@@ -128,7 +137,7 @@ class NumbaSequenceOps(SequenceOps):
         if cache[0] is None:
             return super().attention_backward(dout, cache[1])
         query, key, value, out, starts, places, weights = cache
-        grads = tuple(np.empty_like(part) for part in (query, key, value))
+        grads = tuple(self._empty(part.shape, part) for part in (query, key, value))
         inputs = (product(query), plain(dout), query, key, value, out, starts, places, width(query), weights)
         self._crew.run(numba_attention.attention_backward, len(starts) - 1, *inputs, *grads)
         return grads
@@ -147,8 +156,8 @@ class NumbaSequenceOps(SequenceOps):
             out, cache = super().token_log_p_forward(x, kernel, bias, targets)
             return out, (None, cache)
         x, kernel, targets = plain(x), plain(kernel), np.ascontiguousarray(targets, dtype=np.int64)
-        packed, longer = numba_softmax.pack(kernel, plain(bias), width(x))
-        weights = np.empty((len(x), len(longer)), x.dtype)
+        packed, longer = self._padded(kernel, plain(bias))
+        weights = self._empty((len(x), len(longer)), x)
         total, out = np.empty((2, len(x)), x.dtype)
         inputs = (numba_softmax.decay(x.dtype.str), x, packed, longer, targets, width(x))
         self._rows_of(numba_softmax.token_log_p, x, *inputs, weights, total, out)
@@ -159,8 +168,10 @@ class NumbaSequenceOps(SequenceOps):
             return super().token_log_p_backward(dout, cache[1])
         x, kernel, targets, weights, total = cache
         (c, v), n = kernel.shape, weights.shape[1]
-        dx, parts = np.empty_like(x), self._parts(x, (c * n,), (n,))
-        inputs = (plain(dout), x, numba_softmax.pack_turned(kernel, width(x)), targets, weights, total, width(x))
+        dx, parts = self._empty(x.shape, x), self._parts(x, (c * n,), (n,))
+        turned = self._empty((c * n,), x)
+        numba_softmax.pack_turned(kernel, width(x), n, turned)
+        inputs = (plain(dout), x, turned, targets, weights, total, width(x))
         self._groups(numba_softmax.token_log_p_backward, parts, x, *inputs, dx, *parts)
         dkernel, dbias = (self._sum(part) for part in parts)
         return dx, dkernel.reshape(c, n)[:, :v], dbias[:v]
@@ -170,7 +181,7 @@ class NumbaSequenceOps(SequenceOps):
             return super().next_token(x, kernel, bias, uniform)
         x = plain(x)
         token, log_p = np.empty(len(x), np.int64), np.empty(len(x))
-        packed = numba_softmax.pack(plain(kernel), plain(bias), width(x))
+        packed = self._padded(plain(kernel), plain(bias))
         inputs = (numba_softmax.decay(x.dtype.str), x, *packed, uniform, kernel.shape[1], width(x))
         self._rows_of(numba_softmax.next_token, x, *inputs, token, log_p)
         return token, log_p
@@ -178,7 +189,7 @@ class NumbaSequenceOps(SequenceOps):
     # ----- Pieces -----
 
     def _rows(self, function: Any, x: Array, *arguments: Any) -> None:
-        """A function whose pieces are blocks of the rows of x."""
+        """A function of x whose pieces are blocks of its rows."""
         self._rows_of(function, x, x, *arguments)
 
     def _rows_of(self, function: Any, x: Array, *arguments: Any) -> None:
@@ -191,14 +202,31 @@ class NumbaSequenceOps(SequenceOps):
     def _parts(self, x: Array, *shapes: tuple[int, ...]) -> list[Array]:
         """Room for gradients of these shapes, once a group of blocks of the rows of x."""
         groups = min(GROUPS, max(1, -(-len(x) // BLOCK)))
-        return [np.empty((groups, *shape), x.dtype) for shape in shapes]
+        return [self._empty((groups, *shape), x) for shape in shapes]
 
     def _sum(self, parts: Array) -> Array:
         """The groups' gradients added in their order."""
-        out = np.empty(parts.shape[1:], parts.dtype)
+        out = self._empty(parts.shape[1:], parts)
         rows, flat = parts.reshape(len(parts), -1), out.reshape(-1)
         self._crew.run(numba_rows.add_parts, -(-flat.size // CHUNK), rows, flat, CHUNK)
         return out
+
+    def _panels(self, kernels: Sequence[Array], turned: bool = False) -> Array:
+        """Kernels of one shape, or their transposes, in panels: (kernels, K N)."""
+        out = self._empty((len(kernels), kernels[0].size), kernels[0])
+        for kernel, row in zip(kernels, out, strict=True):
+            numba_rows.pack_whole(kernel, turned, width(kernel), row)
+        return out
+
+    def _padded(self, kernel: Array, bias: Array) -> tuple[Array, Array]:
+        """Panels of the output's kernel, and its bias, with the vocabulary padded to whole vectors."""
+        n = len(bias) + -len(bias) % WIDTH
+        panels, longer = self._empty((len(kernel) * n,), kernel), self._empty((n,), kernel)
+        numba_softmax.pack(kernel, bias, width(kernel), panels, longer)
+        return panels, longer
+
+    def _empty(self, shape: tuple[int, ...], like: Array) -> Array:
+        return self._pool.empty(shape, like.dtype)
 
 
 def fits(*kernels: Array) -> bool:
@@ -206,11 +234,6 @@ def fits(*kernels: Array) -> bool:
     return all(n % WIDTH == 0 for kernel in kernels for n in kernel.shape) and all(
         kernel.size <= LARGEST for kernel in kernels
     )
-
-
-def panels(kernels: Sequence[Array], turned: bool = False) -> Array:
-    """Kernels of one shape, or their transposes, in panels: (kernels, K N)."""
-    return np.stack([numba_rows.packed(kernel, turned, width(kernel)) for kernel in kernels])
 
 
 def width(x: Array) -> int:
@@ -231,10 +254,10 @@ def plain(array: Array) -> Array:
 
 def sequences(groups: Sequence[Group], heads: int) -> tuple[Array, Array]:
     """starts (S + 1,): the first row of every sequence; places (S + 1,): where its heads' weights begin."""
-    lengths = []
-    for group in groups:
-        counted = group.slots is not None
-        lengths.append(np.bincount(group.slots // group.length) if counted else np.full(group.count, group.length))
+    lengths = [
+        np.full(group.count, group.length) if group.slots is None else np.bincount(group.slots // group.length)
+        for group in groups
+    ]
     length = np.concatenate(lengths).astype(np.int64)
     across = length + -length % WIDTH
     starts, places = np.zeros((2, len(length) + 1), np.int64)

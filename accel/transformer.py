@@ -250,13 +250,13 @@ def log_likelihood_forward(
     kernel, bias = params[f"{OUTPUT}/kernel"], params[f"{OUTPUT}/bias"]
     token_log_p, output = ops.token_log_p_forward(x, kernel, bias, packed.targets)
     total = ops.xp.bincount(packed.sequence, weights=token_log_p, minlength=len(packed.lengths))  # in float64
-    return total, (ops, config, packed.sequence, embedding, layers, norm, output)
+    return total, (ops, config, x.dtype, packed.sequence, embedding, layers, norm, output)
 
 
 def log_likelihood_backward(dout: Array, cache: Cache) -> Array:
     """(B,) -> the flat gradient, in the order and dtype of params; `buffers.views` names its parts."""
-    ops, config, sequence, embedding, layers, norm, output = cache
-    shapes, dtype = transformer_shapes(config), output[0].dtype
+    ops, config, dtype, sequence, embedding, layers, norm, output = cache
+    shapes = transformer_shapes(config)
     flat = ops.xp.empty(buffers.size(shapes), dtype)
     grads = buffers.views(flat, shapes)
     # forward: total[sequence] += token_log_p
