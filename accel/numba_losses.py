@@ -23,14 +23,19 @@ L3, L4 = np.float32(0.2170657580086774), np.float32(0.23224329224074028)
 
 
 @register_jitable
-def logistic_32(margin, y):
-    """`losses.logistic` of float32 numbers; a decay below e^-87 is taken as e^-87."""
-    a = abs(margin)
-    a = LARGEST if a > LARGEST else a  # NaN stays NaN
+def decay_32(a):
+    """e^-a of a float32 number a >= 0; below e^-87 it is e^-87. NaN stays NaN."""
+    a = LARGEST if a > LARGEST else a
     rounded = ROUNDER - a * PER_LOG2
     n = rounded - ROUNDER
     r = -a - n * HIGH - n * LOW
-    decay = power_of_two(rounded) * (ONE + (r + r * r * ((((E4 * r + E3) * r + E2) * r + E1) * r + E0)))
+    return power_of_two(rounded) * (ONE + (r + r * r * ((((E4 * r + E3) * r + E2) * r + E1) * r + E0)))
+
+
+@register_jitable
+def logistic_32(margin, y):
+    """`losses.logistic` of float32 numbers; a decay below e^-87 is taken as e^-87."""
+    decay = decay_32(abs(margin))
     s = decay / (TWO + decay)
     u = s * s
     log_1p = TWO * s + s * u * ((((L4 * u + L3) * u + L2) * u + L1) * u + L0)

@@ -82,7 +82,7 @@ def tile(height: int, width: int) -> Any:
     return product
 
 
-tile_5x2, tile_4x2, tile_1x2 = tile(5, 2), tile(4, 2), tile(1, 2)
+tile_6x2, tile_5x2, tile_4x2, tile_1x2 = tile(6, 2), tile(5, 2), tile(4, 2), tile(1, 2)
 tile_8x1, tile_1x1 = tile(8, 1), tile(1, 1)
 
 
@@ -122,3 +122,33 @@ def matmul(dtype: str) -> Any:
     return pointer(
         types.void(array, *steps, array, *steps, array, *steps, integer, array, *[integer] * 5), multiply
     )
+
+
+def multiply_panels(c, c_at, c_row, d, d_at, d_row, a, a_at, a_row, a_col, b, b_at, b_panel, m, n, k):
+    """C = D + A B as `multiply`, with B in panels: two vectors of each row, one row after the other, in b_panel
+    numbers a panel. n a multiple of two vectors. Tall B keeps its place in the first-level cache that way."""
+    width = 2 * VECTOR // c.itemsize
+    for j in range(0, n, width):
+        at, i = b_at + j // width * b_panel, 0
+        while i < m:
+            ci, di, ai, rest = c_at + i * c_row + j, d_at + i * d_row + j, a_at + i * a_row, m - i
+            if rest >= 6 and rest != 8:
+                tile_6x2(c, ci, c_row, d, di, d_row, a, ai, a_row, a_col, b, at, width, k)
+                i += 6
+            elif rest >= 4:
+                tile_4x2(c, ci, c_row, d, di, d_row, a, ai, a_row, a_col, b, at, width, k)
+                i += 4
+            else:
+                tile_1x2(c, ci, c_row, d, di, d_row, a, ai, a_row, a_col, b, at, width, k)
+                i += 1
+
+
+@lru_cache(maxsize=2)
+def product(dtype: str) -> Any:
+    """`multiply_panels` as a function pointer."""
+    array, integer = types.Array(from_dtype(np.dtype(dtype)), 1, "C"), types.intp
+    steps = (integer, integer)
+    # fmt: off
+    return pointer(types.void(array, *steps, array, *steps, array, *steps, integer, array, *[integer] * 5),
+                   multiply_panels)
+    # fmt: on

@@ -21,10 +21,9 @@ from numba import types
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
-from accel.numba_compile import compiled, give_way, look, pause, take
+from accel.numba_compile import LINE, aligned, compiled, give_way, look, pause, take
 from accel.numba_matmul import VECTOR
 
-LINE = 64  # bytes of a cache line: a vector that lies in two of them is slow to load
 BLOCK = 64  # rows at most: a layer's activations and its kernel fit the first-level cache
 SPINS = 1 << 12  # tests of a waiting thread between two offers of its core to others
 GROUPS = 32  # partial gradients at most, so threads that can work at once at most
@@ -226,14 +225,6 @@ def unpack(packed, layers, flat):
 
 
 # ----- Blocks one after the other -----
-
-
-@compiled
-def aligned(size, like):
-    """An array (size,) of like's type, not filled, that begins with a cache line."""
-    raw = np.empty(size + LINE // like.itemsize, like.dtype)
-    start = -raw.ctypes.data % LINE // like.itemsize
-    return raw[start : start + size]
 
 
 @compiled

@@ -12,16 +12,18 @@ import numpy as np
 from accel import buffers, numba_adam, numba_matmul, numba_mlp, numba_pairs
 from accel.buffers import Array
 from accel.losses import MarginLoss
-from accel.numba_compile import Crew, compiled_loss
+from accel.numba_compile import LINE, Crew, compiled_loss
 from accel.ops import Ops, Pairs, Params, check_integer, check_omega, mlp_widths, moments_checked
+from accel.ops_numba_sequence import NumbaSequenceOps
 from accel.ops_sequence import Cache
+from accel.pool import Pool
 
 CHUNK = 1 << 15  # numbers a thread: fewer are not worth a second one
 MARGIN_GROUPS = 8
 SLICES = 8  # of the parameters, for Adam between two steps of one call
 
 
-class NumbaOps(Ops):
+class NumbaOps(NumbaSequenceOps, Ops):
     """Ops on at most `threads` cores (None: all of this process's). Equal bit for bit from run to run and for
     every number of threads. Raises ValueError for threads < 1."""
 
@@ -31,7 +33,7 @@ class NumbaOps(Ops):
         if threads is not None:
             check_integer("threads", threads, 1)
         self.threads = cores() if threads is None else threads
-        self._crew = Crew(self.threads)
+        self._crew, self._pool = Crew(self.threads), Pool()
 
     def tanh_forward(self, x: Array) -> tuple[Array, Cache]:
         if x.dtype != np.float32:
@@ -163,7 +165,7 @@ def plain(array: Array, dtype: Any) -> Array:
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> Array:
     """An array, not filled, that begins with a cache line."""
-    size, line = math.prod(shape) * np.dtype(dtype).itemsize, numba_mlp.LINE
+    size, line = math.prod(shape) * np.dtype(dtype).itemsize, LINE
     raw = np.empty(size + line, np.uint8)
     start = -raw.__array_interface__["data"][0] % line
     return raw[start : start + size].view(dtype).reshape(shape)

@@ -92,6 +92,68 @@ class SequenceOps:
         """(n,): [i] = the sum of values where index is i, added in a fixed order, in float64."""
         return self.xp.bincount(index, weights=values, minlength=n).astype(values.dtype)
 
+    # ----- Parts of a layer: composed here; a backend may make each in one pass over the rows -----
+
+    def norm_matmuls_forward(
+        self, x: Array, scale: Array, bias: Array, kernels: Sequence[Array]
+    ) -> tuple[list[Array], Cache]:
+        """norm(x) W for every W: [R, C], [C], [C], each [C, N] -> each [R, N], cache."""
+        normed, norm = self.layer_norm_forward(x, scale, bias)
+        outs, products = zip(*(self.matmul_forward(normed, kernel) for kernel in kernels), strict=True)
+        return list(outs), (norm, products)
+
+    def norm_matmuls_backward(
+        self, douts: Sequence[Array], cache: Cache
+    ) -> tuple[Array, Array, Array, list[Array]]:
+        """Each [R, N] -> dx [R, C], dscale [C], dbias [C], dkernels, each [C, N]."""
+        norm, products = cache
+        # forward: outs = normed @ kernels
+        parts = [self.matmul_backward(dout, product) for dout, product in zip(douts, products, strict=True)]
+        dnormed = parts[0][0]
+        for drows, _ in parts[1:]:
+            dnormed = dnormed + drows
+        # forward: normed = norm(x)
+        return *self.layer_norm_backward(dnormed, norm), [dkernel for _, dkernel in parts]
+
+    def matmul_add_forward(self, x: Array, rows: Array, kernel: Array) -> tuple[Array, Cache]:
+        """x + rows W: [R, C], [R, K], [K, C] -> [R, C], cache."""
+        out, cache = self.matmul_forward(rows, kernel)
+        return x + out, cache
+
+    def matmul_add_backward(self, dout: Array, cache: Cache) -> tuple[Array, Array, Array]:
+        """[R, C] -> dx [R, C], which is dout itself, drows [R, K], dkernel [K, C]."""
+        # forward: out = x + rows @ kernel
+        return dout, *self.matmul_backward(dout, cache)
+
+    def mlp_block_forward(
+        self,
+        x: Array,
+        scale: Array,
+        bias: Array,
+        kernel_0: Array,
+        bias_0: Array,
+        kernel_1: Array,
+        bias_1: Array,
+    ) -> tuple[Array, Cache]:
+        """x + relu(norm(x) W_0 + b_0) W_1 + b_1: [R, C], [C], [C], [C, M], [M], [M, C], [C] -> [R, C], cache."""
+        normed, norm = self.layer_norm_forward(x, scale, bias)
+        hidden, dense_0 = self.matmul_forward(normed, kernel_0)
+        hidden, relu = self.bias_relu_forward(hidden, bias_0)
+        rows, dense_1 = self.matmul_forward(hidden, kernel_1)
+        return x + rows + bias_1, (norm, dense_0, relu, dense_1)
+
+    def mlp_block_backward(self, dout: Array, cache: Cache) -> tuple[Array, ...]:
+        """[R, C] -> dx, dscale, dbias, dkernel_0, dbias_0, dkernel_1, dbias_1."""
+        norm, dense_0, relu, dense_1 = cache
+        # forward: out = x + hidden @ kernel_1 + bias_1
+        dhidden, dkernel_1 = self.matmul_backward(dout, dense_1)
+        # forward: hidden = relu(normed @ kernel_0 + bias_0)
+        dhidden, dbias_0 = self.bias_relu_backward(dhidden, relu)
+        dnormed, dkernel_0 = self.matmul_backward(dhidden, dense_0)
+        # forward: normed = norm(x)
+        dx, dscale, dbias = self.layer_norm_backward(dnormed, norm)
+        return dout + dx, dscale, dbias, dkernel_0, dbias_0, dkernel_1, dout.sum(axis=0)
+
     # ----- Attention -----
 
     def attention_forward(
@@ -188,3 +250,17 @@ class SequenceOps:
         dlogits[self.xp.arange(len(x)), targets] += dout
         # forward: logits = x @ kernel + bias
         return dlogits @ kernel.T, x.T @ dlogits, dlogits.sum(axis=0)
+
+    def next_token(self, x: Array, kernel: Array, bias: Array, uniform: Array) -> tuple[Array, Array]:
+        """The token v where the cumulated softmax of x W + b passes uniform, and its log-probability.
+
+        [R, C], [C, V], [V], uniform [R] in [0, 1) -> [R], integers, and [R], float64.
+        """
+        logits = x @ kernel
+        logits += bias
+        logits -= logits.max(axis=1, keepdims=True)
+        cumulative = self.xp.cumsum(self.xp.exp(logits), axis=1, dtype=np.float64)
+        total = cumulative[:, -1]
+        passed = (cumulative <= (uniform * total)[:, None]).sum(axis=1)
+        token = self.xp.minimum(passed, logits.shape[1] - 1)  # uniform * total may round up to total
+        return token, logits[self.xp.arange(len(token)), token] - self.xp.log(total)

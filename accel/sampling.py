@@ -79,7 +79,7 @@ def sample(
                 )
             # as many as are still needed at the share of endings so far: they are judged in the order drawn
             size = min(batch, math.ceil((count - have) * (draws + 1) / (have + 1)))
-            tokens, log_p, ended = _draw(ops, params, config, size, rng, max_length, eos)
+            tokens, log_p, ended = draw(ops, params, config, size, rng, max_length, eos)
             good = np.flatnonzero(ended)[: count - have]
             draws += int(good[-1]) + 1 if have + len(good) == count else size
             have += len(good)
@@ -90,7 +90,7 @@ def sample(
     return Samples(tokens, np.count_nonzero(tokens, axis=1), np.concatenate(kept_log_p), draws)
 
 
-def _draw(
+def draw(
     ops: SequenceOps,
     params: Params,
     config: TransformerConfig,
@@ -108,10 +108,11 @@ def _draw(
     ended = np.zeros(size, np.bool_)
     for t in range(max_length):
         x = table[xp.asarray(last)] + place[t]
-        logits = _next_logits(ops, params, config, x, store[:, :, : len(active)], t)
+        x = _last_rows(ops, params, config, x, store[:, :, : len(active)], t)
         # every sequence has its own number at t, whoever is left: what one draws does not depend on others
-        uniform = rng.random(size)[active]
-        last, token_log_p = _choose(xp, logits, uniform)
+        uniform = xp.asarray(rng.random(size)[active])
+        drawn = ops.next_token(x, params[f"{OUTPUT}/kernel"], params[f"{OUTPUT}/bias"], uniform)
+        last, token_log_p = _host(drawn[0]).astype(np.int64), _host(drawn[1])
         tokens[active, t] = last
         log_p[active] += token_log_p
         ended[active[last == eos]] = True
@@ -133,10 +134,10 @@ def _store(ops: SequenceOps, params: Params, config: TransformerConfig, size: in
     return ops.xp.empty(shape, dtype=params[EMBEDDING].dtype)
 
 
-def _next_logits(
+def _last_rows(
     ops: SequenceOps, params: Params, config: TransformerConfig, x: Array, store: Array, t: int
 ) -> Array:
-    """[N, C], the embedded inputs at t -> logits [N, V]; their keys and values enter the store."""
+    """[N, C], the embedded inputs at t -> what the logits are made of; their keys and values enter the store."""
     for layer in range(config.num_layers):
         keys, values = store[layer]
 
@@ -147,19 +148,7 @@ def _next_logits(
             return ops.cached_attention(query, keys[:, :, : t + 1], values[:, :, : t + 1]), None
 
         x, _ = layer_forward(ops, params, layer, x, attend)
-    x, _ = ops.layer_norm_forward(x, params[f"{NORM}/scale"], params[f"{NORM}/bias"])
-    return ops.matmul_forward(x, params[f"{OUTPUT}/kernel"])[0] + params[f"{OUTPUT}/bias"]
-
-
-def _choose(xp: Any, logits: Array, uniform: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The token v where the cumulated softmax passes uniform, and its log-probability: [N, V], (N,) -> 2 (N,)."""
-    logits = logits - logits.max(axis=1, keepdims=True)
-    cumulative = xp.cumsum(xp.exp(logits), axis=1, dtype=np.float64)
-    total = cumulative[:, -1]
-    passed = (cumulative <= (xp.asarray(uniform) * total)[:, None]).sum(axis=1)
-    token = xp.minimum(passed, logits.shape[1] - 1)  # uniform * total may round up to total
-    log_p = logits[xp.arange(len(token)), token] - xp.log(total)
-    return _host(token).astype(np.int64), _host(log_p).astype(np.float64)
+    return ops.layer_norm_forward(x, params[f"{NORM}/scale"], params[f"{NORM}/bias"])[0]
 
 
 def _close_up(going: NDArray[np.bool_]) -> NDArray[np.intp]:

@@ -27,6 +27,12 @@ Shape = tuple[int, ...]
 Attend = Callable[[Array, Array, Array], tuple[Array, Cache]]  # query, key, value [R, H, D] -> [R, H, D], cache
 
 EMBEDDING, OUTPUT, NORM = "decoder/Embed_0/embedding", "decoder/logitdense", "decoder/encoderdecoder_norm"
+PROJECTIONS = ("query", "key", "value")
+MLP = (
+    "LayerNorm_1/scale",
+    "LayerNorm_1/bias",
+    *(f"MlpBlock_0/Dense_{i}/{part}" for i in range(2) for part in ("kernel", "bias")),
+)
 AT_ONCE = 1 << 25  # numbers of the largest array when only log-likelihoods are asked for: 128 MB in float32
 
 
@@ -165,34 +171,31 @@ def layer_backward(ops: SequenceOps, dx: Array, cache: Cache, grads: Params, lay
 
 def attention_forward(ops: SequenceOps, block: Params, x: Array, attend: Attend) -> tuple[Array, Cache]:
     """x + attend(norm(x) W_query, norm(x) W_key, norm(x) W_value) W_out: [R, C] -> [R, C], cache."""
-    normed, norm = ops.layer_norm_forward(x, block["LayerNorm_0/scale"], block["LayerNorm_0/bias"])
-    heads, projections = [], []
-    for part in ("query", "key", "value"):
-        kernel = block[f"SelfAttention_0/{part}/kernel"]  # [C, H, D]
-        rows, cache = ops.matmul_forward(normed, kernel.reshape(len(kernel), -1))
-        heads.append(rows.reshape(-1, *kernel.shape[1:]))
-        projections.append(cache)
-    mixed, attention = attend(*heads)
+    kernels = [block[f"SelfAttention_0/{part}/kernel"] for part in PROJECTIONS]  # [C, H, D]
+    scale, bias, flat = block["LayerNorm_0/scale"], block["LayerNorm_0/bias"], (x.shape[1], -1)
+    rows, projections = ops.norm_matmuls_forward(x, scale, bias, [kernel.reshape(flat) for kernel in kernels])
+    heads = kernels[0].shape[1:]
+    mixed, attention = attend(*(part.reshape(-1, *heads) for part in rows))
     kernel = block["SelfAttention_0/out/kernel"].reshape(-1, x.shape[1])
-    rows, out = ops.matmul_forward(mixed.reshape(len(x), -1), kernel)
-    return x + rows, (norm, projections, attention, out)
+    out, added = ops.matmul_add_forward(x, mixed.reshape(len(x), -1), kernel)
+    return out, (projections, attention, added)
 
 
 def attention_backward(ops: SequenceOps, dx: Array, cache: Cache, block: Params) -> Array:
     """[R, C] -> dx [R, C]; gradients into block."""
-    norm, projections, attention, out = cache
+    projections, attention, added = cache
     # forward: x + mixed @ out
-    dmixed, dkernel = ops.matmul_backward(dx, out)
+    dx, dmixed, dkernel = ops.matmul_add_backward(dx, added)
     put(block, "SelfAttention_0/out/kernel", dkernel)
     # forward: mixed = attend(normed @ query, normed @ key, normed @ value)
     heads = block["SelfAttention_0/out/kernel"].shape[:2]  # H, D
-    dheads, dnormed = ops.attention_backward(dmixed.reshape(-1, *heads), attention), None
-    for part, dhead, projection in zip(("query", "key", "value"), dheads, projections, strict=True):
-        drows, dkernel = ops.matmul_backward(dhead.reshape(len(dx), -1), projection)
+    dheads = ops.attention_backward(dmixed.reshape(-1, *heads), attention)
+    # forward: normed @ kernels, normed = norm(x)
+    drows, dscale, dbias, dkernels = ops.norm_matmuls_backward(
+        [dhead.reshape(len(dx), -1) for dhead in dheads], projections
+    )
+    for part, dkernel in zip(PROJECTIONS, dkernels, strict=True):
         put(block, f"SelfAttention_0/{part}/kernel", dkernel)
-        dnormed = drows if dnormed is None else dnormed + drows
-    # forward: normed = norm(x)
-    drows, dscale, dbias = ops.layer_norm_backward(dnormed, norm)
     put(block, "LayerNorm_0/scale", dscale)
     put(block, "LayerNorm_0/bias", dbias)
     return dx + drows
@@ -200,30 +203,15 @@ def attention_backward(ops: SequenceOps, dx: Array, cache: Cache, block: Params)
 
 def mlp_forward(ops: SequenceOps, block: Params, x: Array) -> tuple[Array, Cache]:
     """x + relu(norm(x) W_0 + b_0) W_1 + b_1: [R, C] -> [R, C], cache."""
-    normed, norm = ops.layer_norm_forward(x, block["LayerNorm_1/scale"], block["LayerNorm_1/bias"])
-    hidden, dense_0 = ops.matmul_forward(normed, block["MlpBlock_0/Dense_0/kernel"])
-    hidden, relu = ops.bias_relu_forward(hidden, block["MlpBlock_0/Dense_0/bias"])
-    rows, dense_1 = ops.matmul_forward(hidden, block["MlpBlock_0/Dense_1/kernel"])
-    return x + rows + block["MlpBlock_0/Dense_1/bias"], (norm, dense_0, relu, dense_1)
+    return ops.mlp_block_forward(x, *(block[name] for name in MLP))
 
 
 def mlp_backward(ops: SequenceOps, dx: Array, cache: Cache, block: Params) -> Array:
     """[R, C] -> dx [R, C]; gradients into block."""
-    norm, dense_0, relu, dense_1 = cache
-    # forward: x + hidden @ kernel_1 + bias_1
-    dhidden, dkernel = ops.matmul_backward(dx, dense_1)
-    put(block, "MlpBlock_0/Dense_1/kernel", dkernel)
-    put(block, "MlpBlock_0/Dense_1/bias", dx.sum(axis=0))
-    # forward: hidden = relu(normed @ kernel_0 + bias_0)
-    dhidden, dbias = ops.bias_relu_backward(dhidden, relu)
-    dnormed, dkernel = ops.matmul_backward(dhidden, dense_0)
-    put(block, "MlpBlock_0/Dense_0/kernel", dkernel)
-    put(block, "MlpBlock_0/Dense_0/bias", dbias)
-    # forward: normed = norm(x)
-    drows, dscale, dbias = ops.layer_norm_backward(dnormed, norm)
-    put(block, "LayerNorm_1/scale", dscale)
-    put(block, "LayerNorm_1/bias", dbias)
-    return dx + drows
+    dx, *grads = ops.mlp_block_backward(dx, cache)
+    for name, grad in zip(MLP, grads, strict=True):
+        put(block, name, grad)
+    return dx
 
 
 def put(grads: Params, name: str, value: Array) -> None:
@@ -262,13 +250,13 @@ def log_likelihood_forward(
     kernel, bias = params[f"{OUTPUT}/kernel"], params[f"{OUTPUT}/bias"]
     token_log_p, output = ops.token_log_p_forward(x, kernel, bias, packed.targets)
     total = ops.scatter(packed.sequence, token_log_p.astype(np.float64), len(packed.lengths))
-    return total, (ops, config, packed.sequence, embedding, layers, norm, output)
+    return total, (ops, config, x.dtype, packed.sequence, embedding, layers, norm, output)
 
 
 def log_likelihood_backward(dout: Array, cache: Cache) -> Array:
     """(B,) -> the flat gradient, in the order and dtype of params; `buffers.views` names its parts."""
-    ops, config, sequence, embedding, layers, norm, output = cache
-    shapes, dtype = transformer_shapes(config), output[0].dtype
+    ops, config, dtype, sequence, embedding, layers, norm, output = cache
+    shapes = transformer_shapes(config)
     flat = ops.xp.empty(buffers.size(shapes), dtype)
     grads = buffers.views(flat, shapes)
     # forward: total[sequence] += token_log_p

@@ -7,16 +7,32 @@ which go through it once, as in the toy experiments.
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from accel import Ops, Pairs, buffers
 from accel.losses import logistic
 from accel.mlp import WIDTHS, mlp_init
-from bench.timing import CHECKED, Contender, fastest
+from bench import peers, timing
+from bench.report import (
+    Commands,
+    add_command,
+    as_row,
+    check_least,
+    chosen_ops,
+    installed,
+    print_lines,
+    refused,
+    table,
+    versions,
+)
+from bench.timing import CHECKED, Contender, fastest, interleave, product_rate
 
 Array = NDArray[np.float32]
 POINTS = 1024
@@ -73,10 +89,10 @@ def first_params(seed: int) -> dict[str, Array]:
 
 def ops_contender(ops: Ops, task: Task, first: dict[str, Array]) -> Contender:
     """This project's step on the given backend."""
-    flat, params = buffers.flatten(first)
-    m, v = np.zeros_like(flat), np.zeros_like(flat)
+    flat, params = buffers.flatten(first, ops.xp)
+    m, v = ops.xp.zeros_like(flat), ops.xp.zeros_like(flat)
     count = [0]
-    left, right = task.x[task.x_a], task.x[task.x_b]
+    left, right, y = (ops.xp.asarray(part) for part in (task.x[task.x_a], task.x[task.x_b], task.y))
     pairs = ops.pairs(task.x_a, task.x_b, task.y, None, len(task.x)) if task.shared else None
 
     def step(pairs: Pairs) -> float:
@@ -90,7 +106,7 @@ def ops_contender(ops: Ops, task: Task, first: dict[str, Array]) -> Contender:
     def run(k: int) -> float:
         if pairs is None:
             rates = [task.lr] * k
-            losses = ops.mlp_margin_steps(params, left, right, task.y, logistic, m, v, count[0] + 1, rates)
+            losses = ops.mlp_margin_steps(params, left, right, y, logistic, m, v, count[0] + 1, rates)
             count[0] += k
             return float(losses[-1])
         return [step(pairs) for _ in range(k)][-1]
@@ -111,22 +127,71 @@ class Floor:
 
 
 def measure_floor(ops: Ops) -> Floor:
-    """The matrices are 1,024 square, the tanhs 2^18."""
-    rng = np.random.default_rng(0)
-    square = rng.standard_normal((1024, 1024), dtype=np.float32)
-    row = rng.standard_normal(1 << 18, dtype=np.float32)
-    product, tanh = fastest(lambda: square @ square), fastest(lambda: ops.tanh_forward(row))
-    return Floor(2 * 1024**3 / product / 1e9, tanh / row.size * 1e9)
+    """Products at `product_rate`; the tanhs are 2^18."""
+    row = ops.xp.asarray(np.random.default_rng(0).standard_normal(1 << 18, dtype=np.float32))
+    tanh = fastest(lambda: ops.tanh_forward(row))
+    return Floor(product_rate() / 1e9, tanh / row.size * 1e9)
 
 
 def disagreement(contenders: list[Contender]) -> str | None:
     """The line that says which losses differ by more than rounding explains, or None."""
-    ours = contenders[-1]
-    for other in contenders[:-1]:
-        for step, a, b, allowed in (
-            (1, ours.first, other.first, FIRST_LOSS),
-            (CHECKED, ours.tenth, other.tenth, TENTH_LOSS),
-        ):
-            if not abs(a - b) <= allowed * (1 + abs(b)):
-                return f"step {step}: losses differ: {a:.8f} ({ours.name}), {b:.8f} ({other.name})"
-    return None
+    return timing.disagreement(contenders, FIRST_LOSS, TENTH_LOSS)
+
+
+# ----- The command -----
+
+MLP_HELP = """\
+Times a training step: N comparisons, both sides through the network 1-64-64-64-64-1 (tanh), the logistic loss, its
+gradient and Adam, in float32. With --shared the comparisons are between 1,024 points that go through it once.
+
+With --peers the same step runs in JAX (jit, a call a step; "loop": the steps of a turn in one call) and PyTorch
+(eager), from the same first parameters, all in turns; ours makes one call a turn too, unless --shared. The times
+count only where the losses agree. The floor is the time of the step's matrix products at the BLAS's own rate
+on large matrices plus its tanhs, with both rates measured in this run.
+  ms a step   median over the turns, and the fastest and slowest turn
+  to floor    median / floor
+  to ours     ours / theirs: below 1, we are faster
+
+examples:
+  python -m bench mlp --pairs 1024
+  python -m bench mlp --pairs 32768 --threads 2 --peers --json
+"""
+
+
+def add_mlp(commands: Commands) -> None:
+    command = add_command(commands, "mlp", "a training step of the density experiments' network", MLP_HELP, 100)
+    command.add_argument("--pairs", type=int, default=1024, metavar="N", help="comparisons (default 1024)")
+    command.add_argument("--shared", action="store_true", help="compare 1,024 points that are evaluated once")
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Checks, times and prints; the exit status."""
+    check_least(arguments, pairs=1, threads=1, steps=CHECKED + 1, seed=0)
+    threads, ops = arguments.threads, chosen_ops(arguments)
+    task, first = draw_task(arguments.pairs, arguments.shared, arguments.seed), first_params(arguments.seed)
+    makers = (peers.jax_contender, partial(peers.jax_contender, looped=True), peers.torch_contender)
+    contenders, missing = installed(partial(make, task, first, threads) for make in makers if arguments.peers)
+    contenders.append(ops_contender(ops, task, first))
+    with threadpool_limits(threads, user_api="blas"):
+        interleave(contenders, arguments.steps)
+        floor = measure_floor(ops)
+    if refused(disagreement(contenders)):
+        return 1
+    rows = [as_row(contender, contenders[-1], floor.seconds(task)) for contender in contenders]
+    if arguments.json:
+        print_lines(rows, missing)
+        return 0
+    what = "1,024 shared points" if arguments.shared else "both sides through the network"
+    print(f"{arguments.pairs:,} comparisons, {what}; float32, {threads} thread{'s' * (threads > 1)}")
+    print(f"seed {arguments.seed}, {arguments.steps} steps in turns; {versions()}\n")
+    print(table(rows))
+    products = f"{task.flops / 1e9:.3g} GFLOP at {floor.gflops:.0f} GFLOP/s"
+    print(
+        f"\nfloor {floor.seconds(task) * 1e3:.3f} ms: {products}, {task.tanhs:,} tanhs at {floor.tanh_ns:.2f} ns"
+    )
+    if len(contenders) > 1:
+        print(f"losses agree: step 1 to {FIRST_LOSS:.0e}, step 10 to {TENTH_LOSS:.0e} of 1 + |loss|")
+    for line in missing:
+        print(line)
+    return 0

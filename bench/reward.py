@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from accel import MLP, Config, Ops, objectives, train
+from accel import MLP, Config, Ops, get_ops, objectives, train
 from accel.mlp import mlp_init
 from bench.peers import import_peer
+from bench.report import BACKENDS, Commands, check_least
 from reference.toy import Toy
 
 Array = NDArray[np.float64]
@@ -107,3 +110,41 @@ def in_jax(sample: Sample, seed: int, steps: int) -> Run:
     jax.block_until_ready(state)
     seconds = time.perf_counter() - start
     return Run(f"jax {jax.__version__}", seed, sample.distance(reward(state[0])), float(loss(state[0])), seconds)
+
+
+# ----- The command -----
+
+REWARD_HELP = """\
+Trains Figure 1 (Table 1, 1,024 support points, 32,768 comparisons) for a number of seeds and prints the total
+variation to p*; with --peers in JAX too, on the same comparisons from the same first parameters.
+"""
+
+
+def add_reward(commands: Commands) -> None:
+    command = commands.add_parser("reward", help="how near Figure 1 comes to p*", description=REWARD_HELP)
+    command.add_argument("--seeds", type=int, default=5, help="of comparisons and first parameters (default 5)")
+    command.add_argument("--steps", type=int, default=8192, help="of training (default 8192)")
+    command.add_argument("--ops", choices=BACKENDS, default="numba", help="backend (default numba)")
+    command.add_argument("--peers", action="store_true", help="run JAX too")
+    command.add_argument("--json", action="store_true", help="a JSON line a run")
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints every run, and the median total variation of each contender."""
+    check_least(arguments, seeds=1, steps=1)
+    ops = get_ops(arguments.ops)
+    found: dict[str, list[float]] = {}
+    for seed in range(arguments.seeds):
+        sample = Sample.draw(seed)
+        runs = [ours(sample, seed, arguments.steps, ops)]
+        if arguments.peers:
+            runs.append(in_jax(sample, seed, arguments.steps))
+        for one in runs:
+            found.setdefault(one.name, []).append(one.tv)
+            text = f"{one.name:<14}seed {one.seed}  TV {one.tv:.4f}  loss {one.loss:.6f}  {one.seconds:.1f} s"
+            print(json.dumps(asdict(one)) if arguments.json else text, flush=True)
+    if not arguments.json:
+        for name, distances in found.items():
+            print(f"{name:<14}median TV {np.median(distances):.4f} of {len(distances)}")
+    return 0

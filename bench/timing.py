@@ -38,6 +38,26 @@ def interleave(contenders: Sequence[Contender], steps: int) -> None:
             contender.seconds.append((time.perf_counter() - start) / len(turn))
 
 
+def disagreement(contenders: Sequence[Contender], first: float, tenth: float) -> str | None:
+    """The line that says which losses differ from the last contender's by more than so much, relative to
+    1 + |loss|, at step 1 and at step CHECKED; or None."""
+    ours = contenders[-1]
+    for other in contenders[:-1]:
+        for step, a, b, allowed in (
+            (1, ours.first, other.first, first),
+            (CHECKED, ours.tenth, other.tenth, tenth),
+        ):
+            if not abs(a - b) <= allowed * (1 + abs(b)):
+                return f"step {step}: losses differ: {a:.8f} ({ours.name}), {b:.8f} ({other.name})"
+    return None
+
+
+def product_rate() -> float:
+    """Operations a second of a float32 matrix product, 1,024 square."""
+    square = np.random.default_rng(0).standard_normal((1024, 1024), dtype=np.float32)
+    return 2 * 1024**3 / fastest(lambda: square @ square)
+
+
 def fastest(function: Callable[[], object], seconds: float = 0.2) -> float:
     """The shortest time of a call, in seconds, over calls for about so many seconds and three at least."""
     function()

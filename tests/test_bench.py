@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from accel import Ops
-from bench import kernels, mlp, peers, reward, roofline, timing
+from accel.sampling import draw
+from bench import kernels, lm, lm_peers, mlp, peers, reward, roofline, sample, timing
 from bench.__main__ import main
 from bench.timing import Contender
 from tests import backends
@@ -194,10 +195,13 @@ def test_kernels_of_every_backend(
 
 
 def test_every_op_has_a_row() -> None:
-    """Every pair of the ops, and the other hot ones; linear layers and products are the BLAS's."""
+    """Every pair of the ops, and the other hot ones; linear layers and products are the BLAS's, and the parts of a
+    layer are composed of the pairs."""
     pairs = {name for name in dir(Ops) if name.endswith(("_forward", "_backward"))}
     others = {"adam_step", "margin_loss", "scatter", "mlp_margin_step"}
-    left_out = {f"{name}_{way}" for name in ("linear", "matmul", "log_sum_exp") for way in ("forward", "backward")}
+    composed = ("norm_matmuls", "matmul_add", "mlp_block")
+    products = ("linear", "matmul", "log_sum_exp")
+    left_out = {f"{name}_{way}" for name in products + composed for way in ("forward", "backward")}
     measured = {case.op for case in kernels.cases((1024,))}
     assert measured == (pairs | others) - left_out - {"causal_softmax_backward"}
 
@@ -238,3 +242,68 @@ def test_a_gpu_is_timed_by_its_events() -> None:
     sizes = np.diff(recorded)[::2]
     assert list(sizes) == [1] + [5] * roofline.BATCHES
     assert taken == pytest.approx(4e-3 / 5)
+
+
+# ----- The language model -----
+
+
+@pytest.mark.parametrize("task", ["ce", "pref"])
+def test_language_model_prints_its_keys(task: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The two backends train alike; the table fits a terminal."""
+    losses = []
+    for backend in ("numpy", "numba"):
+        command = ["lm", "--task", task, "--batch", "2", "--steps", "12", "--threads", "1", "--ops", backend]
+        assert main([*command, "--json"]) == 0
+        row = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert row.keys() >= KEYS
+        assert row["name"] == f"accel {backend}"
+        losses.append(row["loss"])
+    assert abs(losses[0] - losses[1]) <= lm.STEPPED * lm.ROUNDINGS[task] * (1 + losses[0])
+    assert main(command) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("peer", ["jax", "torch"])
+@pytest.mark.parametrize("loss", ["ce", "pref"])
+def test_language_model_peers_train_alike(peer: str, loss: lm.Loss) -> None:
+    """Where they are installed."""
+    pytest.importorskip(peer)
+    config, _ = lm.CONFIGS["tiny"]
+    task, first = lm.draw_task(config, loss, 3, 0), lm.first_params(config, 0)
+    make = lm_peers.jax_contender if peer == "jax" else lm_peers.torch_contender
+    contenders = [make(task, first, 1), lm.ops_contender(Ops(), task, first)]
+    timing.interleave(contenders, 12)
+    assert lm.disagreement(contenders, loss) is None
+
+
+def test_language_model_operations_are_counted() -> None:
+    """Every matrix product of the tiny network: 3 projections, output, MLP, attention to 16.5 tokens on average,
+    and the logits; each forward once and backward twice."""
+    config, _ = lm.CONFIGS["tiny"]
+    layer = 3 * 64 * 64 + 64 * 64 + 2 * 64 * 256 + 2 * 16.5 * 64
+    assert lm.draw_task(config, "ce", 5, 0).flops == 3 * 2 * 5 * 32 * (2 * layer + 64 * 256)
+    assert lm.draw_task(config, "pref", 5, 0).flops == 2 * lm.draw_task(config, "ce", 5, 0).flops
+
+
+def test_sampling_prints_its_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["sample", "--config", "tiny", "--count", "5", "--batch", "3", "--turns", "2", "--threads", "1"]
+    assert main([*command, "--json"]) == 0
+    row = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert row.keys() >= KEYS | {"tokens_per_s"}
+    assert row["tokens_per_s"] == pytest.approx(5 * 32 / row["median_s"])
+    assert main(command) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
+
+
+def test_wrong_samples_are_seen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A loop that gives other log-likelihoods than the network's is not timed."""
+
+    def wrong(*arguments: Any) -> Any:
+        tokens, log_p, ended = draw(*arguments)
+        return tokens, 1.01 * log_p, ended
+
+    monkeypatch.setattr(sample, "draw", wrong)
+    assert main(["sample", "--config", "tiny", "--count", "2", "--turns", "1", "--threads", "1"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "log-likelihoods of the loop and the network differ" in printed.err

@@ -23,7 +23,9 @@ from lm.pretrain import distance, pretrained
 from lm.report import STAGES
 from lm.sentences import Pairs, Written, preference_pairs, written
 from lm.table2 import table2
+from tests import backends, checks
 from tests.checks import CLOSED_FORM, assert_close
+from tests.shim.build import compiler
 
 TINY = presets.Preset(
     "quick",
@@ -243,3 +245,20 @@ def test_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {row["stage"] for row in found} == set(STAGES)
     assert all(row["exact"] is None for row in found if row["stage"] == "table2")
     assert all(row["kl"] is None for row in found if row["stage"] == "pretrain")
+
+
+def test_on_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretrained, sampled, judged and adapted on arrays that refuse to mix with NumPy's: to float32's roundings as
+    on NumPy, step for step, until a sampled word differs."""
+    if compiler() is None:
+        pytest.skip("no g++: the kernels cannot run on this CPU")
+    short_run = replace(TINY, pretraining=replace(TINY.pretraining, steps=2), samples=4, pairs=8, held_out=4)
+    monkeypatch.setitem(presets.PRESETS, "quick", replace(short_run, exact=4, courses=(Course(1, 1e-3),)))
+    expected = distance(experiment(tmp_path / "numpy"), "whole")
+    monkeypatch.setattr("lm.experiment.get_ops", lambda name: backends.shim_ops(in_turn=True))
+    run = Experiment(Settings(tmp_path / "device", ops="cupy"))
+    found = distance(run, "whole")
+    assert found.nats == pytest.approx(expected.nats, rel=checks.FLOAT32_STORED)
+    model = adapted(run, "annotator", 50.0)
+    sentences = written(run, model.params, "adapted", 4, 40)
+    assert sentences.tokens.shape == (4, 50)

@@ -1,0 +1,266 @@
+"""The Transformer's ops compiled with Numba for this CPU.
+
+Widths that are no multiple of WIDTH, and kernels too large for a gradient of every group's own, go to the plain
+ops and so to the BLAS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from accel import numba_attention, numba_matmul, numba_rows, numba_softmax
+from accel.buffers import Array
+from accel.numba_compile import Crew
+from accel.numba_rows import BLOCK, GROUPS, WIDTH
+from accel.ops_sequence import Cache, SequenceOps
+from accel.packing import Group
+from accel.pool import Pool
+
+LARGEST = 1 << 20  # numbers in a kernel: its gradient is held once a group
+CHUNK = 1 << 14  # numbers of a gradient that one thread adds up at a time
+
+
+class NumbaSequenceOps(SequenceOps):
+    """The part of NumbaOps that serves sequences."""
+
+    _crew: Crew
+    _pool: Pool
+
+    # ----- Layers -----
+
+    def embedding_backward(self, dout: Array, cache: Cache) -> Array:
+        tokens, shape = cache
+        dtable = np.zeros(shape, dtype=dout.dtype)
+        numba_rows.add_rows(plain(dout), np.ascontiguousarray(tokens, dtype=np.int64), dtable)
+        return dtable
+
+    def norm_matmuls_forward(
+        self, x: Array, scale: Array, bias: Array, kernels: Sequence[Array]
+    ) -> tuple[list[Array], Cache]:
+        if not fits(*kernels) or len({kernel.shape for kernel in kernels}) > 1:
+            outs, cache = super().norm_matmuls_forward(x, scale, bias, kernels)
+            return outs, (None, cache)
+        x, scale, bias, kernels = plain(x), plain(scale), plain(bias), [plain(kernel) for kernel in kernels]
+        outs = [self._empty((len(x), kernel.shape[1]), x) for kernel in kernels]
+        self._rows(numba_rows.norm_matmuls, x, scale, bias, self._panels(kernels), width(x), tuple(outs))
+        return outs, (x, scale, bias, kernels)
+
+    def norm_matmuls_backward(
+        self, douts: Sequence[Array], cache: Cache
+    ) -> tuple[Array, Array, Array, list[Array]]:
+        if cache[0] is None:
+            return super().norm_matmuls_backward(douts, cache[1])
+        x, scale, bias, kernels = cache
+        dx, shape = self._empty(x.shape, x), kernels[0].shape
+        parts = self._parts(x, (len(kernels), kernels[0].size), scale.shape, bias.shape)
+        inputs = (
+            tuple(plain(dout) for dout in douts),
+            x,
+            scale,
+            bias,
+            self._panels(kernels, turned=True),
+            width(x),
+        )
+        self._groups(numba_rows.norm_matmuls_backward, parts, x, *inputs, dx, *parts)
+        dkernels, dscale, dbias = (self._sum(part) for part in parts)
+        return dx, dscale, dbias, [dkernel.reshape(shape) for dkernel in dkernels]
+
+    def matmul_add_forward(self, x: Array, rows: Array, kernel: Array) -> tuple[Array, Cache]:
+        if not fits(kernel):
+            out, cache = super().matmul_add_forward(x, rows, kernel)
+            return out, (None, cache)
+        x, rows, kernel = plain(x), plain(rows), plain(kernel)
+        out = self._empty(x.shape, x)
+        self._rows(numba_rows.matmul_add, x, rows, self._panels([kernel])[0], width(x), out)
+        return out, (rows, kernel)
+
+    def matmul_add_backward(self, dout: Array, cache: Cache) -> tuple[Array, Array, Array]:
+        if cache[0] is None:
+            return super().matmul_add_backward(dout, cache[1])
+        rows, kernel = cache
+        drows, (dkernel,) = self._empty(rows.shape, rows), self._parts(rows, (kernel.size,))
+        inputs = (plain(dout), rows, self._panels([kernel], turned=True)[0], width(rows))
+        self._groups(numba_rows.matmul_backward, [dkernel], rows, *inputs, drows, dkernel)
+        return dout, drows, self._sum(dkernel).reshape(kernel.shape)
+
+    def mlp_block_forward(
+        self,
+        x: Array,
+        scale: Array,
+        bias: Array,
+        kernel_0: Array,
+        bias_0: Array,
+        kernel_1: Array,
+        bias_1: Array,
+    ) -> tuple[Array, Cache]:
+        if not fits(kernel_0, kernel_1):
+            out, cache = super().mlp_block_forward(x, scale, bias, kernel_0, bias_0, kernel_1, bias_1)
+            return out, (None, cache)
+        x, *params = map(plain, (x, scale, bias, kernel_0, bias_0, kernel_1, bias_1))
+        scale, bias, kernel_0, bias_0, kernel_1, bias_1 = params
+        hidden, out = self._empty((len(x), kernel_0.shape[1]), x), self._empty(x.shape, x)
+        both = (self._panels([kernel_0])[0], bias_0, self._panels([kernel_1])[0], bias_1)
+        self._rows(numba_rows.mlp_block, x, scale, bias, *both, width(x), hidden, out)
+        return out, (x, params, hidden)
+
+    def mlp_block_backward(self, dout: Array, cache: Cache) -> tuple[Array, ...]:
+        if cache[0] is None:
+            return super().mlp_block_backward(dout, cache[1])
+        x, params, hidden = cache
+        scale, bias, kernel_0, _, kernel_1, _ = params
+        dx, parts = self._empty(x.shape, x), self._parts(x, *((value.size,) for value in params))
+        turned = (self._panels([kernel_0], turned=True)[0], self._panels([kernel_1], turned=True)[0])
+        inputs = (plain(dout), x, scale, bias, hidden, *turned, width(x))
+        self._groups(numba_rows.mlp_block_backward, parts, x, *inputs, dx, *parts)
+        return dx, *(self._sum(part).reshape(value.shape) for part, value in zip(parts, params, strict=True))
+
+    # ----- Attention -----
+
+    def attention_forward(
+        self, query: Array, key: Array, value: Array, groups: Sequence[Group]
+    ) -> tuple[Array, Cache]:
+        if query.shape[2] % WIDTH or not groups:
+            out, cache = super().attention_forward(query, key, value, groups)
+            return out, (None, cache)
+        query, key, value = plain(query), plain(key), plain(value)
+        out, (starts, places) = self._empty(value.shape, value), sequences(groups, query.shape[1])
+        weights = self._empty((int(places[-1]),), query)
+        pointers = (product(query), numba_softmax.decay(query.dtype.str))
+        inputs = (query, key, value, starts, places, width(query))
+        self._crew.run(numba_attention.attention, len(starts) - 1, *pointers, *inputs, weights, out)
+        return out, (query, key, value, out, starts, places, weights)
+
+    def attention_backward(self, dout: Array, cache: Cache) -> tuple[Array, Array, Array]:
+        if cache[0] is None:
+            return super().attention_backward(dout, cache[1])
+        query, key, value, out, starts, places, weights = cache
+        grads = tuple(self._empty(part.shape, part) for part in (query, key, value))
+        inputs = (product(query), plain(dout), query, key, value, out, starts, places, width(query), weights)
+        self._crew.run(numba_attention.attention_backward, len(starts) - 1, *inputs, *grads)
+        return grads
+
+    def cached_attention(self, query: Array, keys: Array, values: Array) -> Array:
+        out = np.empty(query.shape, query.dtype)
+        decay = numba_softmax.decay(query.dtype.str)
+        pieces = min(len(query), 8 * self._crew.threads)
+        self._crew.run(numba_attention.cached, pieces, decay, plain(query), keys, values, out)
+        return out
+
+    # ----- The output -----
+
+    def token_log_p_forward(self, x: Array, kernel: Array, bias: Array, targets: Array) -> tuple[Array, Cache]:
+        if len(kernel) % WIDTH or kernel.size > LARGEST:
+            out, cache = super().token_log_p_forward(x, kernel, bias, targets)
+            return out, (None, cache)
+        x, kernel, targets = plain(x), plain(kernel), np.ascontiguousarray(targets, dtype=np.int64)
+        packed, longer = self._padded(kernel, plain(bias))
+        weights = self._empty((len(x), len(longer)), x)
+        total, out = np.empty((2, len(x)), x.dtype)
+        inputs = (numba_softmax.decay(x.dtype.str), x, packed, longer, targets, width(x))
+        self._rows_of(numba_softmax.token_log_p, x, *inputs, weights, total, out)
+        return out, (x, kernel, targets, weights, total)
+
+    def token_log_p_backward(self, dout: Array, cache: Cache) -> tuple[Array, Array, Array]:
+        if cache[0] is None:
+            return super().token_log_p_backward(dout, cache[1])
+        x, kernel, targets, weights, total = cache
+        (c, v), n = kernel.shape, weights.shape[1]
+        dx, parts = self._empty(x.shape, x), self._parts(x, (c * n,), (n,))
+        turned = self._empty((c * n,), x)
+        numba_softmax.pack_turned(kernel, width(x), n, turned)
+        inputs = (plain(dout), x, turned, targets, weights, total, width(x))
+        self._groups(numba_softmax.token_log_p_backward, parts, x, *inputs, dx, *parts)
+        dkernel, dbias = (self._sum(part) for part in parts)
+        return dx, dkernel.reshape(c, n)[:, :v], dbias[:v]
+
+    def next_token(self, x: Array, kernel: Array, bias: Array, uniform: Array) -> tuple[Array, Array]:
+        if len(kernel) % WIDTH:
+            return super().next_token(x, kernel, bias, uniform)
+        x = plain(x)
+        token, log_p = np.empty(len(x), np.int64), np.empty(len(x))
+        packed = self._padded(plain(kernel), plain(bias))
+        inputs = (numba_softmax.decay(x.dtype.str), x, *packed, uniform, kernel.shape[1], width(x))
+        self._rows_of(numba_softmax.next_token, x, *inputs, token, log_p)
+        return token, log_p
+
+    # ----- Pieces -----
+
+    def _rows(self, function: Any, x: Array, *arguments: Any) -> None:
+        """A function of x whose pieces are blocks of its rows."""
+        self._rows_of(function, x, x, *arguments)
+
+    def _rows_of(self, function: Any, x: Array, *arguments: Any) -> None:
+        self._crew.run(function, -(-len(x) // BLOCK), product(x), *arguments)
+
+    def _groups(self, function: Any, parts: Sequence[Array], x: Array, *arguments: Any) -> None:
+        """A function whose pieces are groups of blocks."""
+        self._crew.run(function, len(parts[0]), product(x), *arguments)
+
+    def _parts(self, x: Array, *shapes: tuple[int, ...]) -> list[Array]:
+        """Room for gradients of these shapes, once a group of blocks of the rows of x."""
+        groups = min(GROUPS, max(1, -(-len(x) // BLOCK)))
+        return [self._empty((groups, *shape), x) for shape in shapes]
+
+    def _sum(self, parts: Array) -> Array:
+        """The groups' gradients added in their order."""
+        out = self._empty(parts.shape[1:], parts)
+        rows, flat = parts.reshape(len(parts), -1), out.reshape(-1)
+        self._crew.run(numba_rows.add_parts, -(-flat.size // CHUNK), rows, flat, CHUNK)
+        return out
+
+    def _panels(self, kernels: Sequence[Array], turned: bool = False) -> Array:
+        """Kernels of one shape, or their transposes, in panels: (kernels, K N)."""
+        out = self._empty((len(kernels), kernels[0].size), kernels[0])
+        for kernel, row in zip(kernels, out, strict=True):
+            numba_rows.pack_whole(kernel, turned, width(kernel), row)
+        return out
+
+    def _padded(self, kernel: Array, bias: Array) -> tuple[Array, Array]:
+        """Panels of the output's kernel, and its bias, with the vocabulary padded to whole vectors."""
+        n = len(bias) + -len(bias) % WIDTH
+        panels, longer = self._empty((len(kernel) * n,), kernel), self._empty((n,), kernel)
+        numba_softmax.pack(kernel, bias, width(kernel), panels, longer)
+        return panels, longer
+
+    def _empty(self, shape: tuple[int, ...], like: Array) -> Array:
+        return self._pool.empty(shape, like.dtype)
+
+
+def fits(*kernels: Array) -> bool:
+    """Whether the compiled ops take kernels of these shapes."""
+    return all(n % WIDTH == 0 for kernel in kernels for n in kernel.shape) and all(
+        kernel.size <= LARGEST for kernel in kernels
+    )
+
+
+def width(x: Array) -> int:
+    """Numbers of a panel's row."""
+    return 2 * numba_matmul.VECTOR // int(x.itemsize)
+
+
+def product(x: Array) -> Any:
+    return numba_matmul.product(x.dtype.str)
+
+
+def plain(array: Array) -> Array:
+    """array as the compiled code takes it: contiguous and writeable; copied only where it is not."""
+    if array.flags.c_contiguous and array.flags.writeable:
+        return array
+    return np.require(array, requirements=("C", "W"))
+
+
+def sequences(groups: Sequence[Group], heads: int) -> tuple[Array, Array]:
+    """starts (S + 1,): the first row of every sequence; places (S + 1,): where its heads' weights begin."""
+    lengths = [
+        np.full(group.count, group.length) if group.slots is None else np.bincount(group.slots // group.length)
+        for group in groups
+    ]
+    length = np.concatenate(lengths).astype(np.int64)
+    across = length + -length % WIDTH
+    starts, places = np.zeros((2, len(length) + 1), np.int64)
+    np.cumsum(length, out=starts[1:])
+    np.cumsum(heads * length * across, out=places[1:])
+    return starts, places

@@ -1,0 +1,42 @@
+"""Memory that is used again: fresh pages from the system cost more than the numbers written to them."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LINE = 64  # bytes of a cache line: arrays begin with one
+LEAST = 1 << 16  # bytes: smaller arrays are NumPy's own business
+
+
+class Pool:
+    """Arrays that, once nobody holds them or a view of them, give their memory to the next of their size.
+
+    It keeps as much as was held at once, size by size.
+    """
+
+    def __init__(self) -> None:
+        self._free: defaultdict[int, list[NDArray[np.uint8]]] = defaultdict(list)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """An array, not filled, that begins with a cache line."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        if size < LEAST:
+            small: NDArray[Any] = _aligned(np.empty(size + LINE, np.uint8), size).view(dtype)
+            return small.reshape(shape)
+        free = self._free[size]
+        memory = free.pop() if free else np.empty(size + LINE, np.uint8)
+        # an array over a buffer that is no array is the base of all its views: it goes when the last of them goes
+        array: NDArray[Any] = np.frombuffer(_aligned(memory, size).data, dtype)
+        weakref.finalize(array, free.append, memory).atexit = False
+        return array.reshape(shape)
+
+
+def _aligned(memory: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    start = -memory.__array_interface__["data"][0] % LINE
+    return memory[start : start + size]

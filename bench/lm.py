@@ -1,0 +1,172 @@
+"""A training step of the language model, timed.
+
+A step: a batch of full-length sequences through the Transformer, the mean cross-entropy (ce) or the logistic loss
+of length-normalised pairs (pref: Eq. 7 with the model of Eq. 12), its gradient, and Adam on all parameters.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from accel import Ops, buffers
+from accel.transformer import TransformerConfig, cross_entropy_step, preference_step, transformer_init
+from bench import lm_peers, timing
+from bench.report import (
+    Commands,
+    add_command,
+    as_row,
+    check_least,
+    chosen_ops,
+    installed,
+    print_lines,
+    refused,
+    table,
+    versions,
+)
+from bench.timing import CHECKED, Contender, interleave, product_rate
+
+Array = NDArray[np.float32]
+Loss = Literal["ce", "pref"]
+
+SCALE = 50.0  # of the preference's margin: the paper's
+CONFIGS = {  # and the usual batch
+    "tiny": (TransformerConfig(256, 64, 2, 2, 64, 256, 32), 128),
+    "small": (TransformerConfig(1024, 128, 4, 4, 128, 512, 50), 64),
+}
+
+# Relative to 1 + |loss|. A token's log-probability carries the roundings (2^-24) of a sum of some hundred products
+# a layer; the mean over a batch, few of them; a margin is SCALE times a difference of such means. Adam's first
+# steps go by the signs of the gradients: where one is near 0, a rounding moves its parameter by a whole step.
+ROUNDINGS = {"ce": 16 * 2.0**-24, "pref": 16 * SCALE * 2.0**-24}
+STEPPED = 16  # so many times more at step CHECKED
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """tokens (rows, T): the batch; the left sides above the right sides where loss is "pref". y (pairs,)."""
+
+    config: TransformerConfig
+    loss: Loss
+    tokens: NDArray[np.int64]
+    y: Array
+    lr: float = 1e-4
+
+    @property
+    def flops(self) -> float:
+        """Of the matrix products, forward and backward; of attention, what the causal mask leaves."""
+        rows, length = self.tokens.size, self.tokens.shape[1]
+        return 3.0 * rows * flops_of_a_token(self.config, (length + 1) / 2)
+
+
+def flops_of_a_token(config: TransformerConfig, past: float) -> float:
+    """Of the matrix products, forward; past: tokens that it attends to."""
+    c, q = config.emb_dim, config.qkv_dim
+    layer = 4 * c * q + 2 * c * config.mlp_dim + 2 * past * q
+    return 2.0 * (config.num_layers * layer + c * config.vocab_size)
+
+
+def draw_task(config: TransformerConfig, loss: Loss, batch: int, seed: int) -> Task:
+    """Tokens uniform over all but padding, and choices by a fair coin."""
+    rng = np.random.default_rng(seed)
+    rows = batch * (2 if loss == "pref" else 1)
+    tokens = rng.integers(1, config.vocab_size, (rows, config.max_len))
+    return Task(config, loss, tokens, rng.integers(0, 2, batch).astype(np.float32))
+
+
+def first_params(config: TransformerConfig, seed: int) -> dict[str, Array]:
+    """The parameters that every contender starts from, float32."""
+    return transformer_init(np.random.default_rng(seed), config)
+
+
+def ops_contender(ops: Ops, task: Task, first: dict[str, Array]) -> Contender:
+    """This project's step on the given backend."""
+    flat, params = buffers.flatten(first, ops.xp)
+    m, v, count = ops.xp.zeros_like(flat), ops.xp.zeros_like(flat), [0]
+    x_a, x_b = np.split(task.tokens, 2) if task.loss == "pref" else (task.tokens, task.tokens)
+
+    def step() -> float:
+        if task.loss == "pref":
+            value, grads = preference_step(ops, params, x_a, x_b, task.y, task.config, scale=SCALE)
+        else:
+            value, grads = cross_entropy_step(ops, params, task.tokens, task.config)
+        count[0] += 1
+        ops.adam_step(flat, grads, m, v, count[0], task.lr)
+        return float(value)
+
+    return Contender(f"accel {ops.name}", lambda k: [step() for _ in range(k)][-1])
+
+
+def disagreement(contenders: list[Contender], loss: Loss) -> str | None:
+    """The line that says which losses differ by more than rounding explains, or None."""
+    return timing.disagreement(contenders, ROUNDINGS[loss], STEPPED * ROUNDINGS[loss])
+
+
+# ----- The command -----
+
+HELP = """\
+Times a training step of the language model on full-length sequences, in float32: cross-entropy (ce), or the
+length-normalised preference between the two sequences of each pair (pref), with its gradient and Adam.
+  tiny    emb 64, 2 heads, 2 layers, mlp 256, vocabulary 256, length 32, batch 128
+  small   emb 128, 4 heads, 4 layers, mlp 512, vocabulary 1,024, length 50, batch 64
+
+With --peers the same step runs in JAX (jit) and PyTorch (eager, its fused attention and fused Adam), from the same
+first parameters, all in turns. The times count only where the losses agree. The floor is the time of the step's
+matrix products at the BLAS's own rate on large matrices, measured in this run.
+  ms a step   median over the turns, and the fastest and slowest turn
+  to floor    median / floor
+  to ours     ours / theirs: below 1, we are faster
+
+examples:
+  python -m bench lm --config tiny
+  python -m bench lm --config small --task pref --threads 2 --peers --json
+"""
+
+
+def add_lm(commands: Commands) -> None:
+    command = add_command(commands, "lm", "a training step of the language model", HELP, 40)
+    command.add_argument("--config", choices=list(CONFIGS), default="tiny", help="sizes (default tiny)")
+    command.add_argument("--task", choices=["ce", "pref"], default="ce", help="what is minimised (default ce)")
+    command.add_argument("--batch", type=int, metavar="B", help="sequences (ce) or pairs (pref) a step")
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Checks, times and prints; the exit status."""
+    config, usual = CONFIGS[arguments.config]
+    arguments.batch = usual if arguments.batch is None else arguments.batch
+    check_least(arguments, batch=1, threads=1, steps=CHECKED + 1, seed=0)
+    threads, ops = arguments.threads, chosen_ops(arguments)
+    task = draw_task(config, arguments.task, arguments.batch, arguments.seed)
+    first = first_params(config, arguments.seed)
+    makers = (lm_peers.jax_contender, lm_peers.torch_contender)
+    contenders, missing = installed(partial(make, task, first, threads) for make in makers if arguments.peers)
+    contenders.append(ops_contender(ops, task, first))
+    with threadpool_limits(threads, user_api="blas"):
+        interleave(contenders, arguments.steps)
+        rate = product_rate()
+    if refused(disagreement(contenders, task.loss)):
+        return 1
+    floor = task.flops / rate
+    rows = [as_row(contender, contenders[-1], floor) for contender in contenders]
+    if arguments.json:
+        print_lines(rows, missing)
+        return 0
+    what = "sequences, cross-entropy" if task.loss == "ce" else "pairs, length-normalised preference"
+    sizes = f"length {config.max_len}, float32, {threads} thread{'s' * (threads > 1)}"
+    print(f"{arguments.config}, {arguments.batch:,} {what}; {sizes}")
+    print(f"seed {arguments.seed}, {arguments.steps} steps in turns; {versions()}\n")
+    print(table(rows))
+    print(f"\nfloor {floor * 1e3:.3f} ms: {task.flops / 1e9:.3g} GFLOP at {rate / 1e9:.0f} GFLOP/s")
+    if len(contenders) > 1:
+        allowed = ROUNDINGS[task.loss]
+        print(f"losses agree: step 1 to {allowed:.0e}, step 10 to {STEPPED * allowed:.0e} of 1 + |loss|")
+    for line in missing:
+        print(line)
+    return 0

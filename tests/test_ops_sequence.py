@@ -1,0 +1,310 @@
+"""The Transformer's ops compiled with Numba against the plain ones, and what both promise."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from accel import buffers
+from accel.ops import Ops
+from accel.ops_numba import NumbaOps
+from accel.packing import pack
+from accel.pool import Pool
+from accel.transformer import (
+    TransformerConfig,
+    cross_entropy_step,
+    log_likelihood_backward,
+    log_likelihood_forward,
+    transformer_init,
+    transformer_shapes,
+)
+from reference import networks
+from reference.networks import directional_derivative, sequence_log_likelihood
+from tests import checks
+
+PLAIN, FAST = Ops(), NumbaOps(2)
+Array = NDArray[Any]
+quick = settings(max_examples=20)
+seeds = st.integers(0, 2**32 - 1)
+dtypes = st.sampled_from([np.float32, np.float64])
+# none, one, a few, and around one and two blocks of 96 rows
+row_counts = st.one_of(st.integers(0, 13), st.sampled_from([95, 96, 97, 193, 1000]))
+wide = st.sampled_from([16, 32, 48, 144])  # those that are compiled
+wide_or_not = st.one_of(wide, st.integers(1, 20))
+
+
+def check(
+    call: Callable[[Ops, Sequence[Array]], Sequence[Array]],
+    arrays: Sequence[Array],
+    dtype: Any,
+    terms: float = 0.0,
+) -> None:
+    """call(ops, arrays) on both backends. In float64: equal up to the order of sums. In float32: as near to
+    float64 as the plain ops are, by the relative rule. The scale of both: the result of the arguments without
+    their signs, or terms where that is larger."""
+    given32 = [value.astype(dtype) for value in arrays]
+    exact = [value.astype(np.float64) for value in given32]
+    kept = [value.copy() for value in given32]
+    fast, plain, truth = call(FAST, given32), call(PLAIN, given32), call(PLAIN, exact)
+    assert all(np.array_equal(a, b) for a, b in zip(given32, kept, strict=True))
+    magnitudes = call(PLAIN, [np.abs(value) for value in exact])
+    for got, near, right, size in zip(fast, plain, truth, magnitudes, strict=True):
+        assert got.shape == near.shape
+        scale = max(1 + float(np.abs(size).max(initial=0.0)), terms)
+        if got.size and dtype is np.float64:
+            checks.assert_close(got, right, checks.BACKENDS, scale)
+        elif got.size:
+            checks.assert_float32(got, near, right, scale)
+
+
+def normal(rng: np.random.Generator, *shapes: tuple[int, ...]) -> list[Array]:
+    """Standard normal; matrices scaled as kernels are."""
+    return [
+        rng.standard_normal(shape) / (np.sqrt(shape[0]) if i and len(shape) == 2 else 1)
+        for i, shape in enumerate(shapes)
+    ]
+
+
+@quick
+@given(seed=seeds, dtype=dtypes, rows=row_counts, c=wide_or_not, n=wide_or_not, count=st.integers(1, 3))
+def test_norm_matmuls(seed: int, dtype: Any, rows: int, c: int, n: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    arrays = normal(rng, (rows, c), (c,), (c,), *[(c, n)] * count)
+    douts = [rng.standard_normal((rows, n)) for _ in range(count)]
+
+    def call(ops: Ops, given: Sequence[Array]) -> list[Array]:
+        (x, scale, bias, *kernels), douts = given[: 3 + count], given[3 + count :]
+        outs, cache = ops.norm_matmuls_forward(x, scale, bias, kernels)
+        dx, dscale, dbias, dkernels = ops.norm_matmuls_backward(douts, cache)
+        return [*outs, dx, dscale, dbias, *dkernels]
+
+    check(call, [*arrays, *douts], dtype)
+
+
+@quick
+@given(seed=seeds, dtype=dtypes, rows=row_counts, k=wide_or_not, c=wide_or_not)
+def test_matmul_add(seed: int, dtype: Any, rows: int, k: int, c: int) -> None:
+    rng = np.random.default_rng(seed)
+
+    def call(ops: Ops, given: Sequence[Array]) -> list[Array]:
+        out, cache = ops.matmul_add_forward(*given[:3])
+        return [out, *ops.matmul_add_backward(given[3], cache)]
+
+    kernel = rng.standard_normal((k, c)) / np.sqrt(k)
+    x, drows = rng.standard_normal((2, rows, c))
+    check(call, [x, rng.standard_normal((rows, k)), kernel, drows], dtype)
+
+
+@quick
+@given(seed=seeds, dtype=dtypes, rows=row_counts, c=wide_or_not, m=wide_or_not)
+def test_mlp_block(seed: int, dtype: Any, rows: int, c: int, m: int) -> None:
+    rng = np.random.default_rng(seed)
+    arrays = normal(rng, (rows, c), (c,), (c,), (c, m), (m,), (m, c), (c,))
+
+    def call(ops: Ops, given: Sequence[Array]) -> list[Array]:
+        out, cache = ops.mlp_block_forward(*given[:-1])
+        return [out, *ops.mlp_block_backward(given[-1], cache)]
+
+    check(call, [*arrays, rng.standard_normal((rows, c))], dtype)
+
+
+@quick
+@given(
+    seed=seeds,
+    dtype=dtypes,
+    batch=st.integers(1, 9),
+    length=st.sampled_from([1, 2, 5, 6, 7, 15, 16, 17, 33]),
+    bucket=st.integers(1, 8),
+    heads=st.integers(1, 3),
+    channels=st.sampled_from([16, 32, 3]),
+)
+def test_attention(seed: int, dtype: Any, batch: int, length: int, bucket: int, heads: int, channels: int) -> None:
+    rng = np.random.default_rng(seed)
+    tokens = np.ones((batch, length), int) * (np.arange(length) < rng.integers(1, length + 1, (batch, 1)))
+    groups = pack(tokens, 2, length, bucket).groups
+    arrays = rng.standard_normal((4, int(tokens.sum()), heads, channels))
+
+    def call(ops: Ops, given: Sequence[Array]) -> list[Array]:
+        query, key, value, dout = given
+        out, cache = ops.attention_forward(query, key, value, groups)
+        return [out, *ops.attention_backward(dout, cache)]
+
+    # a score's slope is the difference of two sums of D products of dout and value; it then multiplies a key
+    query, key, value, dout = np.abs(arrays).max(axis=(1, 2, 3), initial=0.0)
+    check(call, list(arrays), dtype, 2 * math.sqrt(channels) * dout * value * max(query, key))
+
+
+@quick
+@given(seed=seeds, dtype=dtypes, rows=st.integers(0, 9), t=st.integers(1, 40), d=st.integers(1, 33))
+def test_cached_attention(seed: int, dtype: Any, rows: int, t: int, d: int) -> None:
+    """The kept keys and values are a part of a longer array."""
+    rng = np.random.default_rng(seed)
+    query, (keys, values) = rng.standard_normal((rows, 2, d)), rng.standard_normal((2, rows, 2, 50, d))
+
+    def call(ops: Ops, given: Sequence[Array]) -> list[Array]:
+        return [ops.cached_attention(given[0], given[1][:, :, :t], given[2][:, :, :t])]
+
+    check(call, [query, keys, values], dtype)
+
+
+@quick
+@given(seed=seeds, dtype=dtypes, rows=row_counts, c=wide_or_not, v=st.sampled_from([2, 15, 16, 17, 250, 513]))
+def test_token_log_p(seed: int, dtype: Any, rows: int, c: int, v: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, kernel, bias, dout = *normal(rng, (rows, c), (c, v), (v,)), rng.standard_normal(rows)
+    targets = rng.integers(0, v, rows)
+
+    def call(ops: Ops, given: Sequence[Array]) -> list[Array]:
+        x, kernel, bias, dout = given
+        out, cache = ops.token_log_p_forward(x, kernel, bias, targets)
+        return [out, *ops.token_log_p_backward(dout, cache)]
+
+    check(call, [x, kernel, bias, dout], dtype)
+
+
+@quick
+@given(seed=seeds, rows=row_counts, c=wide_or_not, v=st.sampled_from([2, 15, 16, 17, 250]))
+def test_next_token(seed: int, rows: int, c: int, v: int) -> None:
+    """In float64 the same token for the same number, near 0 and near 1 too; its log-probability by the relative
+    rule in float32."""
+    rng = np.random.default_rng(seed)
+    x, kernel, bias = normal(rng, (rows, c), (c, v), (v,))
+    uniform = rng.choice([0.0, 1.0 - 2.0**-53, *rng.random(8)], rows)
+    token, log_p = FAST.next_token(x, kernel, bias, uniform)
+    expected = PLAIN.next_token(x, kernel, bias, uniform)
+    np.testing.assert_array_equal(token, expected[0])
+    if rows:
+        checks.assert_close(log_p, expected[1], checks.BACKENDS)
+    x, kernel, bias = (value.astype(np.float32) for value in (x, kernel, bias))
+    token, log_p = FAST.next_token(x, kernel, bias, uniform)
+    plain = PLAIN.token_log_p_forward(x, kernel, bias, token)[0]
+    x, kernel, bias = (value.astype(np.float64) for value in (x, kernel, bias))
+    exact = PLAIN.token_log_p_forward(x, kernel, bias, token)[0]
+    checks.assert_float32(log_p, plain, exact, 1 + np.abs(exact).max(initial=0.0))
+
+
+@quick
+@given(seed=seeds, dtype=dtypes, rows=row_counts, vocab=st.integers(1, 9))
+def test_embedding_backward(seed: int, dtype: Any, rows: int, vocab: int) -> None:
+    rng = np.random.default_rng(seed)
+    table, tokens = rng.standard_normal((vocab, 5)), rng.integers(0, vocab, rows)
+
+    def call(ops: Ops, given: Sequence[Array]) -> list[Array]:
+        out, cache = ops.embedding_forward(given[0], tokens)
+        return [out, ops.embedding_backward(given[1], cache)]
+
+    check(call, [table, rng.standard_normal((rows, 5))], dtype)
+
+
+# ----- The whole network -----
+
+CONFIG = TransformerConfig(19, 32, 2, 2, 32, 80, 20)  # all of it compiled
+
+
+def ragged(rng: np.random.Generator, batch: int) -> Array:
+    tokens = rng.integers(1, CONFIG.vocab_size, (batch, CONFIG.max_len))
+    return np.asarray(tokens * (np.arange(CONFIG.max_len) < rng.integers(1, CONFIG.max_len + 1, (batch, 1))))
+
+
+def params_of(rng: np.random.Generator, dtype: str) -> dict[str, Array]:
+    params = transformer_init(rng, CONFIG, dtype)
+    for value in params.values():
+        value += (0.1 * rng.standard_normal(value.shape)).astype(dtype)
+    return params
+
+
+@settings(max_examples=5)
+@given(seed=seeds, batch=st.integers(1, 12))
+def test_every_gradient(seed: int, batch: int) -> None:
+    """d sum(c log p(x)) in every parameter tensor alone, by the complex step of the reference."""
+    rng = np.random.default_rng(seed)
+    params, tokens, c = params_of(rng, "float64"), ragged(rng, batch), rng.standard_normal(batch)
+    sizes = networks.TransformerConfig(**vars(CONFIG))
+    total, cache = log_likelihood_forward(FAST, params, tokens, CONFIG)
+    checks.assert_close(total, sequence_log_likelihood(params, tokens, sizes), checks.CLOSED_FORM)
+    grads = buffers.views(log_likelihood_backward(c, cache), transformer_shapes(CONFIG))
+    for name, grad in grads.items():
+        direction = {other: np.zeros_like(value) for other, value in params.items()}
+        direction[name] = rng.standard_normal(grad.shape)
+        exact = directional_derivative(
+            lambda p: (c * sequence_log_likelihood(p, tokens, sizes)).sum(), params, direction
+        )
+        checks.assert_derivative({name: grad}, {name: direction[name]}, exact)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_threads_do_not_change_a_bit(dtype: str) -> None:
+    """Nor does a second run, with memory that was used before."""
+    rng = np.random.default_rng(0)
+    params, tokens = params_of(rng, dtype), ragged(rng, 60)
+    runs = [cross_entropy_step(NumbaOps(threads), params, tokens, CONFIG) for threads in (1, 2, 3)]
+    runs.append(cross_entropy_step(FAST, params, tokens, CONFIG))
+    runs.append(cross_entropy_step(FAST, params, tokens, CONFIG))
+    for value, grads in runs[1:]:
+        assert value == runs[0][0]
+        np.testing.assert_array_equal(grads, runs[0][1])
+
+
+def test_no_later_row_is_seen() -> None:
+    """Exactly: another last token changes no earlier log-probability, and its sequence's alone."""
+    rng = np.random.default_rng(1)
+    params, tokens = params_of(rng, "float32"), ragged(rng, 30)
+    packed = pack(tokens, CONFIG.vocab_size, CONFIG.max_len)
+    query, key, value = rng.standard_normal((3, len(packed.targets), 2, 16)).astype(np.float32)
+    before = FAST.attention_forward(query, key, value, packed.groups)[0].copy()
+    for r in rng.integers(0, len(packed.targets), 20):
+        other_key, other_value = key.copy(), value.copy()
+        other_key[r], other_value[r] = 9.0, -7.0
+        after = FAST.attention_forward(query, other_key, other_value, packed.groups)[0]
+        sees = (packed.sequence == packed.sequence[r]) & (packed.position >= packed.position[r])
+        np.testing.assert_array_equal((after != before).any(axis=(1, 2)), sees)
+    total = log_likelihood_forward(FAST, params, tokens, CONFIG)[0]
+    other = tokens.copy()
+    last = np.count_nonzero(tokens[3]) - 1
+    other[3, last] = 1 + other[3, last] % (CONFIG.vocab_size - 1)
+    changed = log_likelihood_forward(FAST, params, other, CONFIG)[0]
+    assert np.flatnonzero(changed != total).tolist() == [3]
+
+
+def test_large_kernels_go_to_the_plain_ops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a gradient for every group would take too much memory."""
+    monkeypatch.setattr("accel.ops_numba_sequence.LARGEST", 100)
+    rng = np.random.default_rng(0)
+    params, tokens = params_of(rng, "float64"), ragged(rng, 5)
+    value, grads = cross_entropy_step(FAST, params, tokens, CONFIG)
+    expected, plain = cross_entropy_step(PLAIN, params, tokens, CONFIG)
+    checks.assert_close(value, expected, checks.BACKENDS)
+    checks.assert_close(grads, plain, checks.BACKENDS)
+
+
+# ----- Memory -----
+
+
+def test_pool_gives_memory_again_only_when_nobody_holds_it() -> None:
+    """A view is enough to hold it."""
+    pool = Pool()
+
+    def place(array: Array) -> int:
+        return int(array.__array_interface__["data"][0])
+
+    first = pool.empty((300, 300), np.float32)
+    at, view = place(first), first[1:, ::2].T
+    del first
+    gc.collect()
+    second = pool.empty((300, 300), np.float32)
+    assert place(second) != at
+    del view
+    gc.collect()
+    third = pool.empty((300, 300), np.float32)
+    assert place(third) == at
+    assert place(third) % 64 == place(pool.empty((3,), np.float64)) % 64 == 0
+    assert third.flags.writeable
+    assert pool.empty((0, 3), np.float32).shape == (0, 3)
