@@ -9,7 +9,7 @@ import numpy as np
 
 from accel.adam import Adam
 from accel.buffers import Array
-from accel.minimize import Config
+from accel.minimize import Config, host
 from accel.ops import Params
 from accel.transformer import cross_entropy_step, log_likelihood, transformer_init
 from lm.corpus import Corpus
@@ -65,7 +65,7 @@ def distance(experiment: Experiment, model: str) -> Distance:
     """Measured on held-out sentences: for the grammar, exact samples."""
     corpus = corpus_of(experiment, model)
     tokens = corpus.held_out(experiment.preset.exact)
-    log_p = log_likelihood(experiment.ops, pretrained(experiment, model), tokens, experiment.config)
+    log_p = host(log_likelihood(experiment.ops, pretrained(experiment, model), tokens, experiment.config))
     nats, count = -float(log_p.mean()), int(sentence_lengths(tokens).sum())
     kl = error = None
     if corpus.exact is not None:
