@@ -18,6 +18,8 @@ MINIMUM = 1e-9  # a loss of hinges, relative to 1 + |loss|: duality gaps come do
 MINIMISER = 1e-6  # log p of such a minimum: where the loss is smooth, a gap of 1e-13 moves it by the square root
 BACKENDS = 1e-13  # two orders of summation in float64, up to some hundred terms, relative to the largest value
 TANH_ULP = 2.0  # the compiled float32 tanh: what its head comment promises
+FLAX_VALUE = 1e-5  # a float32 log-likelihood against Flax's, relative: both carry some hundred roundings (2^-24)
+FLAX_GRADIENT = 1e-4  # and a gradient, relative to its tensor's largest: sums over all tokens, of both signs
 EPS32 = 2.0**-23
 
 
