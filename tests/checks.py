@@ -22,6 +22,8 @@ FOURIER = (
     1e-9  # sums of hundreds of nats over a grid whose every place a Fourier transform rounds at 1e-16 .. 1e-12
 )
 CHANCE = 1e-3  # the p-value below which samples of a fixed seed count as drawn from another law
+FLAX_VALUE = 1e-5  # a float32 log-likelihood against Flax's, relative: both carry some hundred roundings (2^-24)
+FLAX_GRADIENT = 1e-4  # and a gradient, relative to its tensor's largest: sums over all tokens, of both signs
 EPS32 = 2.0**-23
 
 
