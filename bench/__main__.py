@@ -46,7 +46,7 @@ variation to p*; with --peers in JAX too, on the same comparisons from the same 
 
 KERNELS_HELP = """\
 Times every op of the Transformer and of the density experiments alone, in float32, from sizes where the launch is
-all to sizes where memory is: on the backend asked for beside NumPy, or on every backend that this machine has. An op
+all to sizes where memory is: on the backend asked for beside NumPy, or on every backend of this machine. An op
 that is less accurate than NumPy's is refused before it is timed.
   us a call   the fastest call on a CPU; on a GPU the median of batches between two events on its stream
   floor us    max(bytes / bandwidth, operations / FLOP rate): both rates measured in this run, by copying
