@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from accel.packing import pack
 from bench.roofline import machine, measure, seconds
 
 SIZES = tuple(1 << power for power in (10, 13, 16, 19, 22))  # numbers of the largest array, about
-CHANNELS, VOCAB, POINTS, LENGTH, HEADS = 512, 4096, 1024, 32, 8
+CHANNELS, VOCAB, POINTS, LENGTH, LONG, HEADS = 512, 4096, 1024, 32, 128, 8
 EPS = 2.0**-23
 WEIGHTS = sum(a * b for a, b in itertools.pairwise(WIDTHS))
 UNITS = sum(WIDTHS[1:-1])
@@ -140,16 +140,18 @@ def outputs(size: int) -> Iterator[Case]:
 
 
 def attentions(size: int) -> Iterator[Case]:
-    """Sequences of LENGTH tokens, HEADS heads of 64 channels."""
-    count = max(1, size // (LENGTH * HEADS * 64))
-    n = count * LENGTH * HEADS * 64
+    """Sequences of LENGTH tokens, and of LONG, which a GPU takes by products; HEADS heads of 64 channels."""
+    for length in (LENGTH, LONG):
+        count = max(1, size // (length * HEADS * 64))
+        n = count * length * HEADS * 64
 
-    def arrays(ops: Ops, dtype: Any) -> Any:
-        groups = pack(np.ones((count, LENGTH), np.int64), 2, LENGTH, xp=ops.xp).groups
-        return *(noise(ops, dtype, count * LENGTH, HEADS, 64, seed=i) for i in range(3)), groups
+        def arrays(ops: Ops, dtype: Any, count: int = count, length: int = length) -> Any:
+            groups = pack(np.ones((count, length), np.int64), 2, length, xp=ops.xp).groups
+            return *(noise(ops, dtype, count * length, HEADS, 64, seed=i) for i in range(3)), groups
 
-    seen = n * (LENGTH + 1) / 2  # products of a query's channel with the keys up to it
-    yield from pair("attention", n, (4 * n, 7 * n), (4 * seen, 10 * seen), arrays)
+        seen = n * (length + 1) / 2  # products of a query's channel with the keys up to it
+        for case in pair("attention", n, (4 * n, 7 * n), (4 * seen, 10 * seen), arrays):
+            yield replace(case, op=f"{case.op}{f'_{LONG}' * (length == LONG)}")
 
 
 def comparisons(size: int) -> Iterator[Case]:
@@ -261,23 +263,19 @@ def draw(results: Any, path: Path) -> None:
     rows, colours = results["rows"], {"numpy": "#1f77b4", "numba": "#ff7f0e", "cupy": "#2ca02c"}
     names = list(dict.fromkeys(row["op"] for row in rows))
     figure = Figure(figsize=(12, 2.4 * -(-len(names) // 4)), layout="constrained")
-    axes = figure.subplots(-(-len(names) // 4), 4, squeeze=False, sharex=False).flat
+    axes = list(figure.subplots(-(-len(names) // 4), 4, squeeze=False, sharex=True).flat)
     for axis, name in zip(axes, names, strict=False):
         for backend in results["machines"]:
-            own = sorted(
-                (row["size"], row["seconds"], row["floor"])
-                for row in rows
-                if (row["op"], row["backend"]) == (name, backend)
-            )
-            size, taken, floor = np.array(own).T
+            own = [row for row in rows if (row["op"], row["backend"]) == (name, backend)]
+            size, taken, floor = (np.array([row[key] for row in own]) for key in ("size", "seconds", "floor"))
             axis.loglog(size, taken * 1e6, "o-", color=colours[backend], markersize=3, label=backend)
             axis.loglog(size, floor * 1e6, "--", color=colours[backend], linewidth=0.9, label=f"{backend} floor")
         axis.set_title(name, fontsize=9)
-        axis.tick_params(labelsize=7)
-    for axis in axes:
-        axis.set_axis_off()
-    figure.supxlabel("numbers of the largest array")
-    figure.supylabel("microseconds a call")
-    figure.axes[0].legend(fontsize=6)
+        axis.tick_params(which="both", labelsize=6, labelbottom=True)
+    for axis in axes[len(names) :]:
+        axis.remove()
+    figure.supxlabel("numbers of the largest array", fontsize=10)
+    figure.supylabel("microseconds a call", fontsize=10)
+    axes[0].legend(fontsize=6)
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure).print_figure(str(path), dpi=110)

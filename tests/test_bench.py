@@ -203,7 +203,8 @@ def test_every_op_has_a_row() -> None:
     products = ("linear", "matmul", "log_sum_exp")
     left_out = {f"{name}_{way}" for name in products + composed for way in ("forward", "backward")}
     measured = {case.op for case in kernels.cases((1024,))}
-    assert measured == (pairs | others) - left_out - {"causal_softmax_backward"}
+    long = {"attention_forward_128", "attention_backward_128"}  # by causal_softmax_backward too
+    assert measured == (pairs | others | long) - left_out - {"causal_softmax_backward"}
 
 
 def test_kernels_are_right_on_a_device() -> None:

@@ -175,6 +175,12 @@ def test_a_mutant_of_each_kernel_is_caught(mutant: mutants.Mutant) -> None:
     assert mutants.caught(mutant, ShimLib(backends.shim_folder()))
 
 
+@needs_compiler
+@pytest.mark.parametrize("source", ["columns", "mlp"])
+def test_what_is_right_is_not_caught(source: str) -> None:
+    assert mutants.caught(mutants.unchanged(source), ShimLib(backends.shim_folder())) == ""
+
+
 def test_mutants_cover_every_barrier_and_kernel() -> None:
     barriers = sum(
         len(re.findall(r"__sync\w+\(\);", path.read_text())) for path in kernel_table.FOLDER.glob("*.cu*")

@@ -422,7 +422,7 @@ def run_python(code: str, folder: Path = ROOT, **environment: str) -> str:
 
 
 def test_importing_accel_does_not_import_numba() -> None:
-    code = "import sys, accel; print(sorted({'numba', 'llvmlite', 'scipy', 'cupy'} & set(sys.modules)))"
+    code = "import sys, accel; print(sorted({'numba', 'llvmlite', 'scipy', 'cupy', 'tqdm'} & set(sys.modules)))"
     assert run_python(code) == "[]\n"
 
 
