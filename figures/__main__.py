@@ -261,7 +261,8 @@ def table(numbers: Numbers, picture: Path) -> str:
 
 def _row(panel: Panel, widths: tuple[int, int]) -> str:
     start = f"{panel.figure:<4} {panel.panel:<{widths[0]}} {panel.equation:<{widths[1]}}  "
-    found = [] if panel.tv is None else [f"TV {panel.tv:.4f}", f"KL {panel.kl:.4f}"]
+    distances = (("TV", panel.tv), ("KL", panel.kl))
+    found = [f"{name} {value:.4f}" for name, value in distances if value is not None]
     found += [f"{peak.height:.4f} at {peak.x:.2f}" for peak in panel.peaks]
     found += [f"dip {dip.height:.4f} at {dip.x:.2f}" for dip in panel.dips]
     found += [f"{name} {value:.4f}" for name, value in panel.values.items()]
