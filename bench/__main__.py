@@ -10,7 +10,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,15 +43,6 @@ variation to p*; with --peers in JAX too, on the same comparisons from the same 
 """
 
 
-KERNELS_HELP = """\
-Times every op of the Transformer and of the density experiments alone, in float32, from sizes where the launch is
-all to sizes where memory is: on the backend asked for beside NumPy, or on every backend of this machine. An op
-that is less accurate than NumPy's is refused before it is timed.
-  us a call   the fastest call on a CPU; on a GPU the median of batches between two events on its stream
-  floor us    max(bytes / bandwidth, operations / FLOP rate): both rates measured in this run, by copying
-              128 MB and by a large product. What lies in a cache can be faster
-The picture shows time against size, log-log, with the floors dashed.
-"""
 BACKENDS = ("numpy", "numba", "cupy")
 
 
@@ -80,24 +70,14 @@ def build_parser() -> argparse.ArgumentParser:
     figure.add_argument("--ops", choices=BACKENDS, default="numba", help="backend (default numba)")
     figure.add_argument("--peers", action="store_true", help="run JAX too")
     figure.add_argument("--json", action="store_true", help="a JSON line a run")
-    ops = commands.add_parser(
-        "kernels",
-        help="every op alone, with the roofline",
-        description=KERNELS_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    ops.add_argument("--ops", choices=BACKENDS, help="only this backend and numpy (default: all there are)")
-    ops.add_argument("--largest", type=int, default=kernels.SIZES[-1], metavar="N", help="no size above N")
-    ops.add_argument("--json", action="store_true", help="all results as one JSON object")
-    ops.add_argument("--save", type=Path, metavar="FILE", help="write the JSON there too")
-    ops.add_argument("--out", type=Path, default=Path("out"), help="folder of kernels.png (default out)")
+    kernels.add_kernels(commands)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     try:
-        return {"mlp": run_mlp, "reward": run_reward, "kernels": run_kernels}[arguments.command](arguments)
+        return {"mlp": run_mlp, "reward": run_reward, "kernels": kernels.run_command}[arguments.command](arguments)
     except (ValueError, ImportError, MemoryError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -169,39 +149,6 @@ def run_reward(arguments: argparse.Namespace) -> int:
     if not arguments.json:
         for name, distances in found.items():
             print(f"{name:<14}median TV {np.median(distances):.4f} of {len(distances)}")
-    return 0
-
-
-def run_kernels(arguments: argparse.Namespace) -> int:
-    """Prints a line a measurement, draws the picture, saves where asked."""
-    sizes = [size for size in kernels.SIZES if size <= arguments.largest]
-    if not sizes:
-        raise ValueError(f"largest must be >= {kernels.SIZES[0]}, got {arguments.largest}")
-    if arguments.ops:
-        backends = [get_ops(name) for name in dict.fromkeys(("numpy", arguments.ops))]
-    else:
-        backends, missing = [], []
-        for name in BACKENDS:
-            try:
-                backends.append(get_ops(name))
-            except ImportError as error:
-                missing.append(str(error))
-        print(*missing, sep="\n", file=sys.stderr)
-    if not arguments.json:
-        print(kernels.HEAD)
-    results = kernels.run(
-        backends, sizes, lambda row: None if arguments.json else print(kernels.line(row), flush=True)
-    )
-    if arguments.save:
-        kernels.save(results, arguments.save)
-    kernels.draw(results, arguments.out / "kernels.png")
-    if arguments.json:
-        print(json.dumps(results))
-        return 0
-    for name, roof in results["rooflines"].items():
-        rates = f"{roof['bandwidth'] / 1e9:.1f} GB/s, {roof['flops'] / 1e9:.1f} GFLOP/s"
-        print(f"{name}: {results['machines'][name]['device']}; {rates}")
-    print(f"picture: {arguments.out / 'kernels.png'}")
     return 0
 
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from accel import Ops, Pairs, buffers
 from accel.losses import logistic
 from accel.mlp import WIDTHS, mlp_init
-from bench.timing import CHECKED, Contender, fastest
+from bench.roofline import seconds
+from bench.timing import CHECKED, Contender
 
 Array = NDArray[np.float32]
 POINTS = 1024
@@ -73,14 +74,15 @@ def first_params(seed: int) -> dict[str, Array]:
 
 def ops_contender(ops: Ops, task: Task, first: dict[str, Array]) -> Contender:
     """This project's step on the given backend."""
-    flat, params = buffers.flatten(first)
-    m, v = np.zeros_like(flat), np.zeros_like(flat)
+    xp = ops.xp
+    flat, params = buffers.flatten(first, xp)
+    m, v = xp.zeros_like(flat), xp.zeros_like(flat)
     count = [0]
-    left, right = task.x[task.x_a], task.x[task.x_b]
+    x, left, right, y = (xp.asarray(part) for part in (task.x, task.x[task.x_a], task.x[task.x_b], task.y))
     pairs = ops.pairs(task.x_a, task.x_b, task.y, None, len(task.x)) if task.shared else None
 
     def step(pairs: Pairs) -> float:
-        omega, cache = ops.mlp_forward(params, task.x)
+        omega, cache = ops.mlp_forward(params, x)
         value, domega = ops.margin_loss(omega, pairs, logistic)
         grads = ops.mlp_backward(domega, cache)
         count[0] += 1
@@ -90,7 +92,7 @@ def ops_contender(ops: Ops, task: Task, first: dict[str, Array]) -> Contender:
     def run(k: int) -> float:
         if pairs is None:
             rates = [task.lr] * k
-            losses = ops.mlp_margin_steps(params, left, right, task.y, logistic, m, v, count[0] + 1, rates)
+            losses = ops.mlp_margin_steps(params, left, right, y, logistic, m, v, count[0] + 1, rates)
             count[0] += k
             return float(losses[-1])
         return [step(pairs) for _ in range(k)][-1]
@@ -113,9 +115,9 @@ class Floor:
 def measure_floor(ops: Ops) -> Floor:
     """The matrices are 1,024 square, the tanhs 2^18."""
     rng = np.random.default_rng(0)
-    square = rng.standard_normal((1024, 1024), dtype=np.float32)
-    row = rng.standard_normal(1 << 18, dtype=np.float32)
-    product, tanh = fastest(lambda: square @ square), fastest(lambda: ops.tanh_forward(row))
+    square = ops.xp.asarray(rng.standard_normal((1024, 1024), dtype=np.float32))
+    row = ops.xp.asarray(rng.standard_normal(1 << 18, dtype=np.float32))
+    product, tanh = seconds(ops, lambda: square @ square), seconds(ops, lambda: ops.tanh_forward(row))
     return Floor(2 * 1024**3 / product / 1e9, tanh / row.size * 1e9)
 
 
