@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench.kernel_report import add_kernels
+from bench.kernels import add_kernels
 from bench.lm import add_lm
 from bench.mlp import add_mlp
 from bench.reward import add_reward

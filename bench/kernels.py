@@ -1,43 +1,23 @@
-"""Every op alone, on each backend: checked, timed, and set beside the least that its bytes and operations take.
-
-Bytes: every input read once and every output written once. Operations: one for each +, *, exp, tanh and the like.
-"""
+"""Every op alone, on each backend: checked, timed, and set beside the least that its bytes and operations take."""
 
 from __future__ import annotations
 
-import itertools
+import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from accel import Ops, buffers
-from accel.losses import logistic
-from accel.mlp import WIDTHS, mlp_init
-from accel.packing import pack
+from accel import Ops, get_ops
+from bench.cases import SIZES, Case, cases
+from bench.report import BACKENDS, Commands
 from bench.roofline import machine, measure, seconds
 
-SIZES = tuple(1 << power for power in (10, 13, 16, 19, 22))  # numbers of the largest array, about
-CHANNELS, VOCAB, POINTS, LENGTH, LONG, HEADS = 512, 4096, 1024, 32, 128, 8
 EPS = 2.0**-23
-WEIGHTS = sum(a * b for a, b in itertools.pairwise(WIDTHS))
-UNITS = sum(WIDTHS[1:-1])
-
-Call = Callable[[], Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """One op at one size. make(ops, dtype): a call that returns what is checked, its arrays where ops computes."""
-
-    op: str
-    size: int
-    moved: float
-    operations: float
-    make: Callable[[Ops, Any], Call]
 
 
 @dataclass(frozen=True)
@@ -52,149 +32,6 @@ class Row:
     seconds: float
     floor: float
     error: float
-
-
-def cases(sizes: Sequence[int] = SIZES) -> Iterator[Case]:
-    """Every op from the smallest size to the largest."""
-    for make in (layers, outputs, attentions, comparisons, networks):
-        seen: set[tuple[str, int]] = set()  # the smallest sizes may come to the same
-        for case in (case for size in sizes for case in make(size)):
-            if (case.op, case.size) not in seen:
-                seen.add((case.op, case.size))
-                yield case
-
-
-def noise(ops: Ops, dtype: Any, *shape: int, seed: int = 0) -> Any:
-    """Standard normal numbers on the device, the same for every backend."""
-    values = np.random.default_rng((seed, *shape)).standard_normal(shape, dtype=np.float32)
-    return ops.xp.asarray(values.astype(dtype))
-
-
-def pair(
-    name: str, size: int, moved: tuple[float, float], work: tuple[float, float], arrays: Any
-) -> Iterator[Case]:
-    """x_forward and x_backward. moved, work: numbers (not bytes) and operations of each; arrays(ops, dtype): the
-    forward's arguments."""
-
-    def forward(ops: Ops, dtype: Any) -> Call:
-        arguments = arrays(ops, dtype)
-        return lambda: getattr(ops, f"{name}_forward")(*arguments)[0]
-
-    def backward(ops: Ops, dtype: Any) -> Call:
-        out, cache = getattr(ops, f"{name}_forward")(*arrays(ops, dtype))
-        dout = noise(ops, dtype, *out.shape, seed=9)
-        return lambda: getattr(ops, f"{name}_backward")(dout, cache)
-
-    for kind, make, numbers, operations in zip(
-        ("forward", "backward"), (forward, backward), moved, work, strict=True
-    ):
-        yield Case(f"{name}_{kind}", size, 4 * numbers, operations, make)
-
-
-def layers(size: int) -> Iterator[Case]:
-    """Rows of CHANNELS numbers."""
-    rows = max(1, size // CHANNELS)
-    n = rows * CHANNELS
-
-    def of(*shapes: tuple[int, ...]) -> Callable[[Ops, Any], Any]:
-        return lambda ops, dtype: [noise(ops, dtype, *shape, seed=i) for i, shape in enumerate(shapes)]
-
-    row = (CHANNELS,)
-    yield from pair("tanh", n, (2 * n, 3 * n), (n, 3 * n), of((rows, CHANNELS)))
-    yield from pair("bias_relu", n, (2 * n, 3 * n), (2 * n, 2 * n), of((rows, CHANNELS), row))
-    yield from pair("layer_norm", n, (2 * n, 3 * n), (8 * n, 12 * n), of((rows, CHANNELS), row, row))
-
-    def embedding(ops: Ops, dtype: Any) -> Any:
-        tokens = np.random.default_rng(1).integers(0, VOCAB, rows)
-        return noise(ops, dtype, VOCAB, CHANNELS), ops.xp.asarray(tokens)
-
-    table = VOCAB * CHANNELS
-    yield from pair("embedding", n, (2 * n, n + table), (0, n), embedding)
-
-    def adam(ops: Ops, dtype: Any) -> Call:
-        params, grads, m, v = (noise(ops, dtype, n, seed=i) for i in range(4))
-        v *= v
-
-        def step() -> Any:
-            ops.adam_step(params, grads, m, v, 1, 1e-8)
-            return params
-
-        return step
-
-    yield Case("adam_step", n, 4 * 7 * n, 13 * n, adam)
-
-
-def outputs(size: int) -> Iterator[Case]:
-    """The output layer, 64 channels to VOCAB logits a row, and its log-probabilities."""
-    rows, channels = max(1, size // VOCAB), 64
-    n = rows * VOCAB
-
-    def arrays(ops: Ops, dtype: Any) -> Any:
-        shapes = ((rows, channels), (channels, VOCAB), (VOCAB,))
-        targets = np.random.default_rng(2).integers(0, VOCAB, rows)
-        return *(noise(ops, dtype, *shape, seed=3) for shape in shapes), ops.xp.asarray(targets)
-
-    weights, products = channels * VOCAB, 2.0 * n * channels
-    moved = (weights + rows * channels, 2 * weights + 2 * rows * channels)
-    yield from pair("token_log_p", n, moved, (products + 4 * n, 2 * products + 4 * n), arrays)
-
-
-def attentions(size: int) -> Iterator[Case]:
-    """Sequences of LENGTH tokens, and of LONG, which a GPU takes by products; HEADS heads of 64 channels."""
-    for length in (LENGTH, LONG):
-        count = max(1, size // (length * HEADS * 64))
-        n = count * length * HEADS * 64
-
-        def arrays(ops: Ops, dtype: Any, count: int = count, length: int = length) -> Any:
-            groups = pack(np.ones((count, length), np.int64), 2, length, xp=ops.xp).groups
-            return *(noise(ops, dtype, count * length, HEADS, 64, seed=i) for i in range(3)), groups
-
-        seen = n * (length + 1) / 2  # products of a query's channel with the keys up to it
-        for case in pair("attention", n, (4 * n, 7 * n), (4 * seen, 10 * seen), arrays):
-            yield replace(case, op=f"{case.op}{f'_{LONG}' * (length == LONG)}")
-
-
-def comparisons(size: int) -> Iterator[Case]:
-    """size comparisons of POINTS points."""
-    index = np.random.default_rng(4).integers(0, POINTS, (2, size))
-
-    def margin_loss(ops: Ops, dtype: Any) -> Call:
-        y = np.random.default_rng(5).integers(0, 2, size)
-        pairs, omega = ops.pairs(index[0], index[1], y, None, POINTS), noise(ops, dtype, POINTS)
-        return lambda: ops.margin_loss(omega, pairs, logistic)
-
-    def scatter(ops: Ops, dtype: Any) -> Call:
-        where, values = ops.xp.asarray(index[0]), noise(ops, dtype, size)
-        return lambda: ops.scatter(where, values, POINTS)
-
-    distinct = len(np.unique(index[0] * POINTS + index[1]))
-    yield Case("margin_loss", size, 24.0 * distinct + 8 * POINTS, 14.0 * distinct, margin_loss)
-    yield Case("scatter", size, 12.0 * size + 4 * POINTS, float(size), scatter)
-
-
-def networks(size: int) -> Iterator[Case]:
-    """The network of the density experiments, size / 64 rows."""
-    rows = max(2, size // 64)
-
-    def params(ops: Ops, dtype: Any) -> Any:
-        return buffers.flatten(mlp_init(np.random.default_rng(6), WIDTHS), ops.xp, dtype)[1]
-
-    def arrays(ops: Ops, dtype: Any) -> Any:
-        return params(ops, dtype), noise(ops, dtype, rows, 1)
-
-    def step(ops: Ops, dtype: Any) -> Call:
-        first, x = params(ops, dtype), noise(ops, dtype, rows // 2, 2)
-        y = ops.xp.asarray(np.arange(rows // 2) % 2, dtype=dtype)
-        return lambda: ops.mlp_margin_step(first, x[:, 0], x[:, 1], y, logistic)
-
-    forward, backward = 2.0 * rows * WEIGHTS, 4.0 * rows * WEIGHTS
-    tanhs = float(rows * UNITS)
-    moved, n = (2 * rows + WEIGHTS, rows * (UNITS + 1) + 2 * WEIGHTS), rows * 64
-    yield from pair("mlp", n, moved, (forward + tanhs, backward + 3 * tanhs), arrays)
-    yield Case("mlp_margin_step", n, 8.0 * WEIGHTS + 6 * rows, forward + backward + 4 * tanhs, step)
-
-
-# ----- Checked, then timed -----
 
 
 def flat(ops: Ops, result: Any) -> Any:
@@ -279,3 +116,63 @@ def draw(results: Any, path: Path) -> None:
     axes[0].legend(fontsize=6)
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure).print_figure(str(path), dpi=110)
+
+
+# ----- The command -----
+
+KERNELS_HELP = """\
+Times every op of the Transformer and of the density experiments alone, in float32, from sizes where the launch is
+all to sizes where memory is: on the backend asked for beside NumPy, or on every backend of this machine. An op
+that is less accurate than NumPy's is refused before it is timed.
+  us a call   the fastest call on a CPU; on a GPU the median of batches between two events on its stream
+  floor us    max(bytes / bandwidth, operations / FLOP rate): both rates measured in this run, by copying
+              128 MB and by a large product. What lies in a cache can be faster
+The picture shows time against size, log-log, with the floors dashed.
+"""
+
+
+def add_kernels(commands: Commands) -> None:
+    """Add the command to argparse's subparsers."""
+    command = commands.add_parser(
+        "kernels",
+        help="every op alone, with the roofline",
+        description=KERNELS_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("--ops", choices=BACKENDS, help="only this backend and numpy (default: all there are)")
+    command.add_argument("--largest", type=int, default=SIZES[-1], metavar="N", help="no size above N")
+    command.add_argument("--json", action="store_true", help="all results as one JSON object")
+    command.add_argument("--save", type=Path, metavar="FILE", help="write the JSON there too")
+    command.add_argument("--out", type=Path, default=Path("out"), help="folder of kernels.png (default out)")
+    command.set_defaults(run=run_command)
+
+
+def run_command(arguments: argparse.Namespace) -> int:
+    """Prints a line a measurement, draws the picture, saves where asked."""
+    sizes = [size for size in SIZES if size <= arguments.largest]
+    if not sizes:
+        raise ValueError(f"largest must be >= {SIZES[0]}, got {arguments.largest}")
+    if arguments.ops:
+        backends = [get_ops(name) for name in dict.fromkeys(("numpy", arguments.ops))]
+    else:
+        backends, missing = [], []
+        for name in BACKENDS:
+            try:
+                backends.append(get_ops(name))
+            except ImportError as error:
+                missing.append(str(error))
+        print(*missing, sep="\n", file=sys.stderr)
+    if not arguments.json:
+        print(HEAD)
+    results = run(backends, sizes, lambda row: None if arguments.json else print(line(row), flush=True))
+    if arguments.save:
+        save(results, arguments.save)
+    draw(results, arguments.out / "kernels.png")
+    if arguments.json:
+        print(json.dumps(results))
+        return 0
+    for name, roof in results["rooflines"].items():
+        rates = f"{roof['bandwidth'] / 1e9:.1f} GB/s, {roof['flops'] / 1e9:.1f} GFLOP/s"
+        print(f"{name}: {results['machines'][name]['device']}; {rates}")
+    print(f"picture: {arguments.out / 'kernels.png'}")
+    return 0

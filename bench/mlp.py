@@ -32,7 +32,8 @@ from bench.report import (
     table,
     versions,
 )
-from bench.timing import CHECKED, Contender, fastest, interleave, product_rate
+from bench.roofline import seconds
+from bench.timing import CHECKED, Contender, interleave
 
 Array = NDArray[np.float32]
 POINTS = 1024
@@ -89,14 +90,15 @@ def first_params(seed: int) -> dict[str, Array]:
 
 def ops_contender(ops: Ops, task: Task, first: dict[str, Array]) -> Contender:
     """This project's step on the given backend."""
-    flat, params = buffers.flatten(first, ops.xp)
-    m, v = ops.xp.zeros_like(flat), ops.xp.zeros_like(flat)
+    xp = ops.xp
+    flat, params = buffers.flatten(first, xp)
+    m, v = xp.zeros_like(flat), xp.zeros_like(flat)
     count = [0]
-    left, right, y = (ops.xp.asarray(part) for part in (task.x[task.x_a], task.x[task.x_b], task.y))
+    x, left, right, y = (xp.asarray(part) for part in (task.x, task.x[task.x_a], task.x[task.x_b], task.y))
     pairs = ops.pairs(task.x_a, task.x_b, task.y, None, len(task.x)) if task.shared else None
 
     def step(pairs: Pairs) -> float:
-        omega, cache = ops.mlp_forward(params, task.x)
+        omega, cache = ops.mlp_forward(params, x)
         value, domega = ops.margin_loss(omega, pairs, logistic)
         grads = ops.mlp_backward(domega, cache)
         count[0] += 1
@@ -127,10 +129,12 @@ class Floor:
 
 
 def measure_floor(ops: Ops) -> Floor:
-    """Products at `product_rate`; the tanhs are 2^18."""
-    row = ops.xp.asarray(np.random.default_rng(0).standard_normal(1 << 18, dtype=np.float32))
-    tanh = fastest(lambda: ops.tanh_forward(row))
-    return Floor(product_rate() / 1e9, tanh / row.size * 1e9)
+    """The matrices are 1,024 square, the tanhs 2^18."""
+    rng = np.random.default_rng(0)
+    square = ops.xp.asarray(rng.standard_normal((1024, 1024), dtype=np.float32))
+    row = ops.xp.asarray(rng.standard_normal(1 << 18, dtype=np.float32))
+    product, tanh = seconds(ops, lambda: square @ square), seconds(ops, lambda: ops.tanh_forward(row))
+    return Floor(2 * 1024**3 / product / 1e9, tanh / row.size * 1e9)
 
 
 def disagreement(contenders: list[Contender]) -> str | None:

@@ -19,7 +19,7 @@ from bench.timing import fastest
 
 WARM_UP, BATCHES, BATCH_SECONDS = 3, 5, 0.02  # of a timing on a GPU: launches before it, batches, length of one
 COPIED = 1 << 25  # numbers: 128 MB in float32, more than caches hold
-CPU_SECONDS = 0.05  # a timing on a CPU, three calls at least
+CPU_SECONDS = 0.1  # a timing on a CPU, three calls at least
 SQUARE = {"cpu": 1024, "gpu": 8192}
 
 

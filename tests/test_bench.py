@@ -14,7 +14,7 @@ import pytest
 
 from accel import Ops
 from accel.sampling import draw
-from bench import kernels, lm, lm_peers, mlp, peers, reward, roofline, sample, timing
+from bench import cases, kernels, lm, lm_peers, mlp, peers, reward, roofline, sample, timing
 from bench.__main__ import main
 from bench.timing import Contender
 from tests import backends
@@ -202,7 +202,7 @@ def test_every_op_has_a_row() -> None:
     composed = ("norm_matmuls", "matmul_add", "mlp_block")
     products = ("linear", "matmul", "log_sum_exp")
     left_out = {f"{name}_{way}" for name in products + composed for way in ("forward", "backward")}
-    measured = {case.op for case in kernels.cases((1024,))}
+    measured = {case.op for case in cases.cases((1024,))}
     long = {"attention_forward_128", "attention_backward_128"}  # by causal_softmax_backward too
     assert measured == (pairs | others | long) - left_out - {"causal_softmax_backward"}
 
@@ -211,8 +211,20 @@ def test_kernels_are_right_on_a_device() -> None:
     """What the benchmark calls runs on a device's own arrays, and is as accurate as float32 can be."""
     if compiler() is None:
         pytest.skip("no g++: the kernels cannot run on this CPU")
-    for case in kernels.cases((1024,)):
+    for case in cases.cases((1024,)):
         kernels.error_of(backends.shim_ops(in_turn=True), case)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_step_is_timed_on_a_device(shared: bool) -> None:
+    """`bench mlp` puts its arrays where the backend computes: NumPy's losses."""
+    if compiler() is None:
+        pytest.skip("no g++: the kernels cannot run on this CPU")
+    task, first = mlp.draw_task(50, shared, 0), mlp.first_params(0)
+    contenders = [mlp.ops_contender(ops, task, first) for ops in (backends.shim_ops(in_turn=True), Ops())]
+    for contender in contenders:
+        contender.first, contender.tenth = contender.run(1), contender.run(9)
+    assert mlp.disagreement(contenders) is None
 
 
 def test_wrong_results_are_not_timed() -> None:
@@ -220,7 +232,7 @@ def test_wrong_results_are_not_timed() -> None:
         def scatter(self, index: Any, values: Any, n: int) -> Any:
             return super().scatter(index, values, n) * 1.001
 
-    case = next(case for case in kernels.cases((1024,)) if case.op == "scatter")
+    case = next(case for case in cases.cases((1024,)) if case.op == "scatter")
     with pytest.raises(ValueError, match=r"scatter of 1024 on numpy must be right, got an error of \d\.\de-0\d"):
         kernels.error_of(Wrong(), case)
 

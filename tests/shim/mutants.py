@@ -1,12 +1,14 @@
 """Kernels broken on purpose: without a barrier, with a loop one short, without a guard. Each must be caught.
 
-python -m tests.shim.mutants            every mutant, in child processes
-python -m tests.shim.mutants sanitize   the whole kernels once under AddressSanitizer and UBSan
+python -m tests.shim.mutants                  every mutant, in child processes
+python -m tests.shim.mutants kernels FOLDER   one for each kernel; the right ones are built in FOLDER
+python -m tests.shim.mutants sanitize         the whole kernels once under AddressSanitizer and UBSan
 """
 
 from __future__ import annotations
 
 import faulthandler
+import json
 import os
 import re
 import signal
@@ -25,7 +27,7 @@ from tests.shim import device
 from tests.shim.examples import EXAMPLES
 from tests.shim.library import ShimLib
 
-PATIENCE = 60  # seconds: a mutant that takes longer runs forever
+PATIENCE = 30  # seconds of the processor: a mutant that takes more runs forever
 RULES = (  # what is done, where, what stands there then
     ("no barrier", r"__sync(?:threads|warp)\(\);", ";"),
     ("one short", r"(for \([^;]*; \w+(?:\.\w+)? <=? )([^;]+)(;)", r"\1(\2) - 1\3"),
@@ -127,7 +129,7 @@ def caught(mutant: Mutant, right: ShimLib) -> str:
     if child == 0:
         os.close(reader)
         faulthandler.disable()  # a crash is what is asked for
-        signal.alarm(PATIENCE)
+        signal.setitimer(signal.ITIMER_PROF, PATIENCE)
         os.write(writer, failure(mutant, right).encode())
         os._exit(0)
     os.close(writer)
@@ -171,6 +173,15 @@ def run_all() -> int:
     return int(wrong > 0)
 
 
+def run_kernels(folder: str) -> int:
+    """A JSON object: what is right, by source, and a mutant of every kernel -> what gave it away, or ""."""
+    right = ShimLib(Path(folder))
+    told = {source: caught(unchanged(source), right) for source in ("columns", "mlp")}
+    told |= {mutant.kernel: caught(mutant, right) for mutant in one_a_kernel()}
+    print(json.dumps(told))
+    return 0
+
+
 def sanitize() -> int:
     """All examples in a Python that runs under AddressSanitizer; its status."""
     path = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
@@ -195,4 +206,6 @@ def sanitized() -> int:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["kernels"]:
+        sys.exit(run_kernels(sys.argv[2]))
     sys.exit({"sanitize": sanitize, "sanitized": sanitized}.get(" ".join(sys.argv[1:]), run_all)())
