@@ -9,7 +9,7 @@ demo: .venv/demo
 	$(BIN)/python -m reference verify && $(BIN)/python -m reference fit reference/data/citations.csv --weight weight && $(BIN)/python -m figures targets
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: .venv/test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

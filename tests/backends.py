@@ -69,8 +69,8 @@ class OnDevice:
         if isinstance(value, Group):
             slots = None if value.slots is None else xp.asarray(value.slots)
             return replace(value, slots=slots, starts=xp.asarray(value.starts))
-        if isinstance(value, tuple) and value and isinstance(value[0], Group):
-            return tuple(self.put(group) for group in value)
+        if isinstance(value, tuple | list):
+            return type(value)(self.put(part) for part in value)
         return value
 
     def _compare(self, in_place: bool, here: Any, there: Any) -> None:
@@ -78,6 +78,9 @@ class OnDevice:
         if isinstance(here, Mapping):
             for name, value in here.items():
                 self._compare(in_place, value, there[name])
+        elif isinstance(here, tuple | list):
+            for value, carried in zip(here, there, strict=True):
+                self._compare(in_place, value, carried)
         elif isinstance(here, np.ndarray):
             if in_place and here.flags.writeable:
                 here[...] = host(there)
@@ -85,9 +88,9 @@ class OnDevice:
 
 
 def fetch(value: Any) -> Any:
-    """value on the host: arrays, tuples of them, and gradients as views of one buffer."""
-    if isinstance(value, tuple):
-        return tuple(fetch(part) for part in value)
+    """value on the host: arrays, tuples and lists of them, and gradients as views of one buffer."""
+    if isinstance(value, tuple | list):
+        return type(value)(fetch(part) for part in value)
     if isinstance(value, Mapping):
         flat, shapes = host(buffers.flat_of(value)), {name: part.shape for name, part in value.items()}
         return buffers.views(flat, shapes)
