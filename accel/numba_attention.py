@@ -15,6 +15,7 @@ import math
 import numpy as np
 
 from accel.numba_compile import aligned, compiled, compiled_sum, take
+from accel.numba_matmul import row_products
 
 WIDTH = 16  # numbers: two vectors of float32, four of float64
 TILE = 6  # rows of the product's tiles
@@ -166,19 +167,19 @@ def attention_backward(
 
 
 @compiled
-def cached(counter, decay, query, keys, values, out):
-    """query (N, H, D), keys, values (N, H, T, D), with steps between them -> out (N, H, D). A piece is a row."""
-    heads, t, d = keys.shape[1:]
-    factor, weights, n = query.dtype.type(1 / math.sqrt(d)), np.empty(t, query.dtype), take(counter)
-    while n < len(query):
-        for h in range(heads):
-            q, k, v, o = query[n, h], keys[n, h], values[n, h], out[n, h]
-            for i in range(t):
-                weights[i] = dot_of(q, k[i]) * factor
+def cached(counter, product, decay, query, keys, values, t, chunk, out):
+    """query (N, H, D), keys, values (N, H, T, D), of which t positions count -> out (N, H, D). A piece is `chunk`
+    rows."""
+    heads, longest, d = keys.shape[1:]
+    q, k, v, o = query.reshape(-1), keys.reshape(-1), values.reshape(-1), out.reshape(-1)
+    zeros, weights, one = np.zeros(d, q.dtype), np.empty(t, q.dtype), q.dtype.type(1)
+    factor, start = one / np.sqrt(q.dtype.type(d)), take(counter) * chunk
+    while start < len(query):
+        for i in range(start * heads, min(start + chunk, len(query)) * heads):
+            at = i * longest * d
+            row_products(weights, k, at, d, q, i * d, t, d)
+            for j in range(t):
+                weights[j] *= factor
             softmax(decay, weights)
-            o[:] = 0
-            for i in range(t):
-                w, part = weights[i], v[i]
-                for j in range(d):
-                    o[j] += w * part[j]
-        n = take(counter)
+            product(o, i * d, 0, zeros, 0, 0, weights, 0, 0, 1, v, at, d, 1, d, t)
+        start = take(counter) * chunk

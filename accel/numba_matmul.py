@@ -152,3 +152,40 @@ def product(dtype: str) -> Any:
     return pointer(types.void(array, *steps, array, *steps, array, *steps, integer, array, *[integer] * 5),
                    multiply_panels)
     # fmt: on
+
+
+@intrinsic
+def row_products(typing, c, a, a_at, a_row, x, x_at, m, k):
+    """c[i] = sum_j A[i, j] x[j] for the rows i < m of A at a[a_at], `a_row` numbers a row; k whole vectors."""
+
+    def codegen(context, builder, signature, args):
+        _, _, a_at, a_row, _, x_at, m, k = args
+        number, bits = context.get_data_type(signature.args[0].dtype), signature.args[0].dtype.bitwidth
+        lanes = VECTOR * 8 // bits
+        vector = ir.VectorType(number, lanes)
+        multiply_add, add_up = (
+            cgutils.get_or_insert_function(builder.module, ir.FunctionType(*kind), f"llvm.{name}v{lanes}f{bits}")
+            for name, kind in (
+                ("fma.", (vector, [vector] * 3)),
+                ("vector.reduce.fadd.", (number, [number, vector])),
+            )
+        )
+
+        def vector_at(base, at):
+            return builder.load(builder.bitcast(builder.gep(base, [at]), vector.as_pointer()), align=bits // 8)
+
+        data = [cgutils.create_struct_proxy(signature.args[i])(context, builder, args[i]).data for i in (0, 1, 4)]
+        zeros = ir.Constant(vector, [0.0] * lanes)
+        total = cgutils.alloca_once(builder, vector)
+        with cgutils.for_range(builder, m) as row:
+            start = builder.add(a_at, builder.mul(row.index, a_row))
+            builder.store(zeros, total)
+            with cgutils.for_range_slice(builder, k.type(0), k, k.type(lanes), k.type) as (j, _):
+                left, right = vector_at(data[1], builder.add(start, j)), vector_at(data[2], builder.add(x_at, j))
+                builder.store(builder.call(multiply_add, [left, right, builder.load(total)]), total)
+            value = builder.call(add_up, [ir.Constant(number, -0.0), builder.load(total)], fastmath=["reassoc"])
+            builder.store(value, builder.gep(data[0], [row.index]))
+        return context.get_dummy_value()
+
+    integer = types.intp
+    return types.void(c, a, integer, integer, x, integer, integer, integer), codegen

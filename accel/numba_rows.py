@@ -17,7 +17,7 @@ import numpy as np
 from accel.numba_compile import aligned, compiled, compiled_sum, take
 
 WIDTH = 16  # numbers: two vectors of float32, four of float64
-BLOCK = 96  # rows: whole tiles of 6
+BLOCK = 96  # rows at most: whole tiles of 6
 CHUNK = 64  # hidden units at a time
 GROUPS = 8  # of blocks, each with gradients of its own
 EPS = 1e-6  # of the layer norm
@@ -141,20 +141,20 @@ def standardise_backward(dout, row, c, rows, norm, rstd, scale, dscale, dbias, d
 
 
 @compiled
-def norm_matmuls(counter, product, x, scale, bias, panels, width, outs):
-    """x (R, C) and the panels of every W (C, N) -> outs, a tuple of (R, N). A piece is a block."""
+def norm_matmuls(counter, product, block, x, scale, bias, panels, width, outs):
+    """x (R, C) and the panels of every W (C, N) -> outs, a tuple of (R, N). A piece is a block of `block` rows."""
     c, n, row = x.shape[1], outs[0].shape[1], x.shape[1] + WIDTH
     flat, zeros = x.reshape(-1), np.zeros(n, x.dtype)
     norm, rstd = aligned(BLOCK * row, x), np.empty(BLOCK, x.dtype)
-    start = take(counter) * BLOCK
+    start = take(counter) * block
     while start < len(x):
-        rows = min(BLOCK, len(x) - start)
+        rows = min(block, len(x) - start)
         standardise(flat, start * c, c, rows, norm, row, rstd)
         scale_rows(norm, row, c, rows, scale, bias, norm)
         for i in range(len(outs)):
             out = outs[i].reshape(-1)
             product(out, start * n, n, zeros, 0, 0, norm, 0, row, 1, panels[i], 0, c * width, rows, n, c)
-        start = take(counter) * BLOCK
+        start = take(counter) * block
 
 
 @compiled
@@ -196,18 +196,18 @@ def norm_matmuls_backward(counter, product, douts, x, scale, bias, turned, width
 
 
 @compiled
-def matmul_add(counter, product, x, rows, panels, width, out):
-    """x (R, C) + rows (R, K) W -> out (R, C); panels of W (K, C). A piece is a block."""
+def matmul_add(counter, product, block, x, rows, panels, width, out):
+    """x (R, C) + rows (R, K) W -> out (R, C); panels of W (K, C). A piece is a block of `block` rows."""
     c, k = x.shape[1], rows.shape[1]
     flat, rows_in, rows_out = x.reshape(-1), rows.reshape(-1), out.reshape(-1)
-    start = take(counter) * BLOCK
+    start = take(counter) * block
     while start < len(x):
-        count = min(BLOCK, len(x) - start)
+        count = min(block, len(x) - start)
         # fmt: off
         product(rows_out, start * c, c, flat, start * c, c, rows_in, start * k, k, 1,
                 panels, 0, k * width, count, c, k)
         # fmt: on
-        start = take(counter) * BLOCK
+        start = take(counter) * block
 
 
 @compiled
@@ -236,15 +236,15 @@ def matmul_backward(counter, product, dout, x, turned, width, dx, dkernel):
 
 
 @compiled
-def mlp_block(counter, product, x, scale, bias, kernel_0, bias_0, kernel_1, bias_1, width, hidden, out):
+def mlp_block(counter, product, block, x, scale, bias, kernel_0, bias_0, kernel_1, bias_1, width, hidden, out):
     """x (R, C) -> out (R, C), and hidden (R, M), kept for the backward. kernel_0, kernel_1: panels."""
     c, m, row = x.shape[1], hidden.shape[1], x.shape[1] + WIDTH
     rows_in, rows_out, units = x.reshape(-1), out.reshape(-1), hidden.reshape(-1)
     norm, rstd = aligned(BLOCK * row, x), np.empty(BLOCK, x.dtype)
     part, zero = aligned(BLOCK * (CHUNK + WIDTH), x), x.dtype.type(0)
-    start = take(counter) * BLOCK
+    start = take(counter) * block
     while start < len(x):
-        rows = min(BLOCK, len(x) - start)
+        rows = min(block, len(x) - start)
         standardise(rows_in, start * c, c, rows, norm, row, rstd)
         scale_rows(norm, row, c, rows, scale, bias, norm)
         for r in range(rows):
@@ -264,7 +264,7 @@ def mlp_block(counter, product, x, scale, bias, kernel_0, bias_0, kernel_1, bias
             product(rows_out, start * c, c, rows_out, start * c, c, part, 0, CHUNK + WIDTH, 1,
                     kernel_1, j * width, m * width, rows, c, n)
             # fmt: on
-        start = take(counter) * BLOCK
+        start = take(counter) * block
 
 
 @compiled

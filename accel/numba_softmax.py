@@ -21,7 +21,7 @@ from accel.numba_compile import aligned, compiled, compiled_sum, pointer, take
 from accel.numba_losses import decay_32
 
 WIDTH = 16  # numbers: two vectors of float32, four of float64
-BLOCK = 96  # rows: whole tiles of 6
+BLOCK = 96  # rows at most: whole tiles of 6
 COLUMNS = 256  # of the vocabulary at a time, backward
 LOW = -1e30  # a padded logit
 
@@ -95,13 +95,13 @@ def pack_turned(kernel, width, n, panels):
 
 
 @compiled
-def token_log_p(counter, product, decay, x, panels, bias, targets, width, weights, total, out):
+def token_log_p(counter, product, block, decay, x, panels, bias, targets, width, weights, total, out):
     """x (R, C) -> out (R,), with exp(logits - largest) in weights (R, V padded) and their sums in total (R,)."""
     c, n = x.shape[1], weights.shape[1]
     flat, kept = x.reshape(-1), weights.reshape(-1)
-    start = take(counter) * BLOCK
+    start = take(counter) * block
     while start < len(x):
-        rows = min(BLOCK, len(x) - start)
+        rows = min(block, len(x) - start)
         product(kept, start * n, n, bias, 0, 0, flat, start * c, c, 1, panels, 0, c * width, rows, n, c)
         for r in range(start, start + rows):
             row = weights[r]
@@ -109,7 +109,7 @@ def token_log_p(counter, product, decay, x, panels, bias, targets, width, weight
             decay(row, top)
             total[r] = sum_of(row)
             out[r] = picked - top - np.log(total[r])
-        start = take(counter) * BLOCK
+        start = take(counter) * block
 
 
 @compiled
@@ -160,26 +160,50 @@ def token_log_p_backward(
         g = take(counter)
 
 
+@compiled_sum
+def wide_sum_of(x):
+    """In float64."""
+    total = 0.0
+    for i in range(len(x)):
+        total += float(x[i])
+    return total
+
+
 @compiled
-def next_token(counter, product, decay, x, panels, bias, uniform, vocabulary, width, token, log_p):
+def where_passed(weights, vocabulary, uniform, sums):
+    """The first place where the sum of weights, in float64, is more than uniform times all of it; and that."""
+    total = 0.0
+    for j in range(len(sums)):
+        sums[j] = wide_sum_of(weights[j * WIDTH : (j + 1) * WIDTH])
+        total += sums[j]
+    before, j = 0.0, 0
+    while j < len(sums) - 1 and before + sums[j] <= uniform * total:
+        before += sums[j]
+        j += 1
+    place = j * WIDTH
+    before += weights[place]
+    while place < vocabulary - 1 and before <= uniform * total:
+        place += 1
+        before += weights[place]
+    return place, total
+
+
+@compiled
+def next_token(counter, product, block, decay, x, panels, bias, uniform, vocabulary, width, token, log_p):
     """x (R, C), uniform (R,) -> the token where the cumulated softmax passes uniform, and its log-probability."""
     c, n = x.shape[1], len(bias)
-    flat, logits = x.reshape(-1), aligned(BLOCK * n, x)
-    start = take(counter) * BLOCK
+    flat, logits, sums, kept = x.reshape(-1), aligned(BLOCK * n, x), np.empty(n // WIDTH), np.empty(n, x.dtype)
+    start = take(counter) * block
     while start < len(x):
-        rows = min(BLOCK, len(x) - start)
+        rows = min(block, len(x) - start)
         product(logits, 0, n, bias, 0, 0, flat, start * c, c, 1, panels, 0, c * width, rows, n, c)
         for r in range(rows):
-            row, total = logits[r * n : (r + 1) * n], 0.0
+            row = logits[r * n : (r + 1) * n]
             top = top_of(row)
-            kept = row.copy()
+            for i in range(n):
+                kept[i] = row[i]
             decay(row, top)
-            for e in range(vocabulary):
-                total += row[e]
-            e, passed = 0, float(row[0])
-            while e < vocabulary - 1 and passed <= uniform[start + r] * total:
-                e += 1
-                passed += row[e]
-            token[start + r] = e
-            log_p[start + r] = float(kept[e] - top) - math.log(total)
-        start = take(counter) * BLOCK
+            place, total = where_passed(row, vocabulary, uniform[start + r], sums)
+            token[start + r] = place
+            log_p[start + r] = float(kept[place] - top) - math.log(total)
+        start = take(counter) * block

@@ -6,7 +6,8 @@ ops and so to the BLAS.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from accel.packing import Group
 from accel.pool import Pool
 
 LARGEST = 1 << 20  # numbers in a kernel: its gradient is held once a group
+ROWS = 8  # of kept keys and values at a time
 CHUNK = 1 << 14  # numbers of a gradient that one thread adds up at a time
 
 
@@ -28,6 +30,15 @@ class NumbaSequenceOps(SequenceOps):
 
     _crew: Crew
     _pool: Pool
+    _kept: dict[Any, Any] | None = None  # what was made of kernels inside `fixed`
+
+    @contextmanager
+    def fixed(self) -> Iterator[None]:
+        outer, self._kept = self._kept, {} if self._kept is None else self._kept
+        try:
+            yield
+        finally:
+            self._kept = outer
 
     # ----- Layers -----
 
@@ -143,10 +154,13 @@ class NumbaSequenceOps(SequenceOps):
         return grads
 
     def cached_attention(self, query: Array, keys: Array, values: Array) -> Array:
+        kept = whole(keys), whole(values)
+        if kept[0] is None or kept[1] is None or kept[0].shape != kept[1].shape:
+            return super().cached_attention(query, keys, values)
         out = np.empty(query.shape, query.dtype)
-        decay = numba_softmax.decay(query.dtype.str)
-        pieces = min(len(query), 8 * self._crew.threads)
-        self._crew.run(numba_attention.cached, pieces, decay, plain(query), keys, values, out)
+        pointers = numba_matmul.matmul(query.dtype.str), numba_softmax.decay(query.dtype.str)
+        sizes = (keys.shape[2], ROWS)
+        self._crew.run(numba_attention.cached, -(-len(query) // ROWS), *pointers, plain(query), *kept, *sizes, out)
         return out
 
     # ----- The output -----
@@ -193,7 +207,8 @@ class NumbaSequenceOps(SequenceOps):
         self._rows_of(function, x, x, *arguments)
 
     def _rows_of(self, function: Any, x: Array, *arguments: Any) -> None:
-        self._crew.run(function, -(-len(x) // BLOCK), product(x), *arguments)
+        block = block_rows(len(x))
+        self._crew.run(function, -(-len(x) // block), product(x), block, *arguments)
 
     def _groups(self, function: Any, parts: Sequence[Array], x: Array, *arguments: Any) -> None:
         """A function whose pieces are groups of blocks."""
@@ -213,20 +228,35 @@ class NumbaSequenceOps(SequenceOps):
 
     def _panels(self, kernels: Sequence[Array], turned: bool = False) -> Array:
         """Kernels of one shape, or their transposes, in panels: (kernels, K N)."""
+        key = (turned, *(place(kernel) for kernel in kernels))
+        if self._kept is not None and key in self._kept:
+            return self._kept[key][0]
         out = self._empty((len(kernels), kernels[0].size), kernels[0])
         for kernel, row in zip(kernels, out, strict=True):
             numba_rows.pack_whole(kernel, turned, width(kernel), row)
+        if self._kept is not None:
+            self._kept[key] = out, kernels  # they stay alive, so that no other stands in their place
         return out
 
     def _padded(self, kernel: Array, bias: Array) -> tuple[Array, Array]:
         """Panels of the output's kernel, and its bias, with the vocabulary padded to whole vectors."""
-        n = len(bias) + -len(bias) % WIDTH
+        key, n = ("padded", place(kernel), place(bias)), len(bias) + -len(bias) % WIDTH
+        if self._kept is not None and key in self._kept:
+            panels, longer = self._kept[key][0]
+            return panels, longer
         panels, longer = self._empty((len(kernel) * n,), kernel), self._empty((n,), kernel)
         numba_softmax.pack(kernel, bias, width(kernel), panels, longer)
+        if self._kept is not None:
+            self._kept[key] = (panels, longer), (kernel, bias)
         return panels, longer
 
     def _empty(self, shape: tuple[int, ...], like: Array) -> Array:
         return self._pool.empty(shape, like.dtype)
+
+
+def place(array: Array) -> tuple[Any, ...]:
+    """What tells arrays apart that live at one time."""
+    return array.__array_interface__["data"][0], array.shape, array.strides
 
 
 def fits(*kernels: Array) -> bool:
@@ -234,6 +264,21 @@ def fits(*kernels: Array) -> bool:
     return all(n % WIDTH == 0 for kernel in kernels for n in kernel.shape) and all(
         kernel.size <= LARGEST for kernel in kernels
     )
+
+
+def block_rows(rows: int) -> int:
+    """Rows of a block: whole tiles of 6, and four blocks where there are so many."""
+    return min(BLOCK, 6 * max(1, -(-rows // 24)))
+
+
+def whole(kept: Array) -> Array | None:
+    """The array [N, H, ., D] of whose third axis kept is the beginning; None where it is no such part, or D is no
+    multiple of WIDTH."""
+    (n, heads, _, d), steps = kept.shape, [step // kept.itemsize for step in kept.strides]
+    length = steps[1] // d
+    if d % WIDTH or not kept.flags.writeable or steps != [heads * length * d, length * d, d, 1]:
+        return None
+    return np.lib.stride_tricks.as_strided(kept, (n, heads, length, d))
 
 
 def width(x: Array) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,10 @@ class SequenceOps:
     """The pairs in plain array code, for every backend that looks like NumPy."""
 
     xp: Any = np
+
+    def fixed(self) -> AbstractContextManager[None]:
+        """Inside it no parameter changes: a backend may keep what it makes of kernels until the end."""
+        return nullcontext()
 
     # ----- Layers -----
 

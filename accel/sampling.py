@@ -106,24 +106,25 @@ def draw(
     tokens, log_p = np.zeros((size, max_length), np.int64), np.zeros(size)
     active, last = np.arange(size), np.zeros(size, np.int64)  # which sequence stands in which slot; its last token
     ended = np.zeros(size, np.bool_)
-    for t in range(max_length):
-        x = table[xp.asarray(last)] + place[t]
-        x = _last_rows(ops, params, config, x, store[:, :, : len(active)], t)
-        # every sequence has its own number at t, whoever is left: what one draws does not depend on others
-        uniform = xp.asarray(rng.random(size)[active])
-        drawn = ops.next_token(x, params[f"{OUTPUT}/kernel"], params[f"{OUTPUT}/bias"], uniform)
-        last, token_log_p = _host(drawn[0]).astype(np.int64), _host(drawn[1])
-        tokens[active, t] = last
-        log_p[active] += token_log_p
-        ended[active[last == eos]] = True
-        slots = _close_up((last != eos) & (last != 0))
-        if len(slots) == 0:
-            break
-        moved = np.flatnonzero(slots != np.arange(len(slots)))
-        if len(moved):
-            holes, fillers = xp.asarray(moved), xp.asarray(slots[moved])
-            store[:, :, holes, :, : t + 1] = store[:, :, fillers, :, : t + 1]
-        active, last = active[slots], last[slots]
+    with ops.fixed():
+        for t in range(max_length):
+            x = table[xp.asarray(last)] + place[t]
+            x = _last_rows(ops, params, config, x, store[:, :, : len(active)], t)
+            # every sequence has its own number at t, whoever is left: what one draws does not depend on others
+            uniform = xp.asarray(rng.random(size)[active])
+            drawn = ops.next_token(x, params[f"{OUTPUT}/kernel"], params[f"{OUTPUT}/bias"], uniform)
+            last, token_log_p = _host(drawn[0]).astype(np.int64), _host(drawn[1])
+            tokens[active, t] = last
+            log_p[active] += token_log_p
+            ended[active[last == eos]] = True
+            slots = _close_up((last != eos) & (last != 0))
+            if len(slots) == 0:
+                break
+            moved = np.flatnonzero(slots != np.arange(len(slots)))
+            if len(moved):
+                holes, fillers = xp.asarray(moved), xp.asarray(slots[moved])
+                store[:, :, holes, :, : t + 1] = store[:, :, fillers, :, : t + 1]
+            active, last = active[slots], last[slots]
     return tokens, log_p, ended
 
 

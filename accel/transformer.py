@@ -279,7 +279,8 @@ def log_likelihood(ops: SequenceOps, params: Params, tokens: ArrayLike, config: 
     tokens = check_tokens(tokens, config.vocab_size, config.max_len)
     at_once = max(1, AT_ONCE // (tokens.shape[1] * max(config.vocab_size, config.mlp_dim)))
     parts = [tokens[start : start + at_once] for start in range(0, len(tokens), at_once)]
-    return ops.xp.concatenate([log_likelihood_forward(ops, params, part, config)[0] for part in parts])
+    with ops.fixed():
+        return ops.xp.concatenate([log_likelihood_forward(ops, params, part, config)[0] for part in parts])
 
 
 # ----- What is minimised -----

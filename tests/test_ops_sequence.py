@@ -54,7 +54,7 @@ def check(
     exact = [value.astype(np.float64) for value in given32]
     kept = [value.copy() for value in given32]
     fast, plain, truth = call(FAST, given32), call(PLAIN, given32), call(PLAIN, exact)
-    assert all(np.array_equal(a, b) for a, b in zip(given32, kept, strict=True))
+    assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(given32, kept, strict=True))
     magnitudes = call(PLAIN, [np.abs(value) for value in exact])
     for got, near, right, size in zip(fast, plain, truth, magnitudes, strict=True):
         assert got.shape == near.shape
@@ -143,14 +143,25 @@ def test_attention(seed: int, dtype: Any, batch: int, length: int, bucket: int, 
 
 
 @quick
-@given(seed=seeds, dtype=dtypes, rows=st.integers(0, 9), t=st.integers(1, 40), d=st.integers(1, 33))
-def test_cached_attention(seed: int, dtype: Any, rows: int, t: int, d: int) -> None:
-    """The kept keys and values are a part of a longer array."""
+@given(
+    seed=seeds,
+    dtype=dtypes,
+    rows=st.integers(0, 20),
+    t=st.integers(1, 48),
+    d=st.sampled_from([5, 16, 32]),
+    longest=st.sampled_from([48, 50]),
+    turned=st.booleans(),
+)
+def test_cached_attention(seed: int, dtype: Any, rows: int, t: int, d: int, longest: int, turned: bool) -> None:
+    """The kept keys and values are a part of longer arrays, the keys turned or not; the rest holds anything."""
     rng = np.random.default_rng(seed)
-    query, (keys, values) = rng.standard_normal((rows, 2, d)), rng.standard_normal((2, rows, 2, 50, d))
+    query, (keys, values) = rng.standard_normal((rows, 2, d)), rng.standard_normal((2, rows, 2, longest, d))
+    keys[:, :, t:] = values[:, :, t:] = np.nan
 
     def call(ops: Ops, given: Sequence[Array]) -> list[Array]:
-        return [ops.cached_attention(given[0], given[1][:, :, :t], given[2][:, :, :t])]
+        query, keys, values = given
+        kept = np.ascontiguousarray(keys.swapaxes(2, 3)).swapaxes(2, 3) if turned else keys
+        return [ops.cached_attention(query, kept[:, :, :t], values[:, :, :t])]
 
     check(call, [query, keys, values], dtype)
 
@@ -283,6 +294,25 @@ def test_large_kernels_go_to_the_plain_ops(monkeypatch: pytest.MonkeyPatch) -> N
     expected, plain = cross_entropy_step(PLAIN, params, tokens, CONFIG)
     checks.assert_close(value, expected, checks.BACKENDS)
     checks.assert_close(grads, plain, checks.BACKENDS)
+
+
+def test_kernels_are_packed_anew_unless_they_are_fixed() -> None:
+    """Inside `fixed` what was made of a kernel is kept, and no longer than that."""
+    rng = np.random.default_rng(0)
+    params, tokens, ops = params_of(rng, "float64"), ragged(rng, 3), NumbaOps(1)
+
+    def value() -> Array:
+        total: Array = log_likelihood_forward(ops, params, tokens, CONFIG)[0]
+        return total
+
+    with ops.fixed():
+        first = value()
+        np.testing.assert_array_equal(value(), first)
+    for array in params.values():
+        array *= 1.1
+    expected = log_likelihood_forward(PLAIN, params, tokens, CONFIG)[0]
+    checks.assert_close(value(), expected, checks.CLOSED_FORM)
+    assert np.all(first != value())
 
 
 # ----- Memory -----
