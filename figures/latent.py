@@ -17,7 +17,7 @@ from accel.em import annotator_types
 from accel.models import MLP, LatentMixture
 from accel.objectives import latent_mixture
 from figures import style
-from figures.curves import caption
+from figures.curves import caption, trained_name
 from figures.numbers import Array, Numbers, Panel, Settings, peaks
 from figures.training import PRESETS, Problem, distances_to, draw_different
 from reference.annotators import Indices
@@ -141,16 +141,16 @@ def draw(numbers: Numbers) -> Figure:
         style.mark_peaks(axes, peaks(x, arrays[f"{panel.array}_target"]), "target")
         axes.set_title(f"A.3:  {panel.panel}", loc="left")
         style.density_axes(axes, labelled=axes is grid[0, 0])
-        style.legend(axes, {"trained": f"marginal likelihood, TV {panel.tv:.3f}", "target": "truth"})
+        style.legend(axes, {"trained": trained_name(panel), "target": "truth"})
     width = 20 / CELLS
     centres = -10 + width * (np.arange(CELLS) + 0.5)
     for axes, panel in zip(grid[1], numbers.panels[3:5], strict=False):
         for learned, truth in zip(arrays[panel.array], arrays["cell_truth"], strict=True):
             for mass, role in ((truth, "target"), (learned, "trained")):
                 axes.step(centres, mass / width, where="mid", **style.CURVES[role])
-        axes.set_title(f"{panel.panel} (seed 0 of {panel.values['seeds']:.0f})", loc="left")
+        axes.set_title(f"{panel.panel}, on {CELLS} cells (seed 0 of {panel.values['seeds']:.0f})", loc="left")
         style.density_axes(axes, labelled=axes is grid[1, 0])
-        named = f"EM on {CELLS} cells, TV {panel.values['narrow TV']:.3f}, {panel.values['wide TV']:.3f}"
+        named = f"mean TV {panel.values['narrow TV']:.3f}, {panel.values['wide TV']:.3f}"
         style.legend(axes, {"trained": named, "target": "truth"})
     figure.suptitle(caption(numbers), fontsize=8, x=0.01, ha="left")
     return figure
