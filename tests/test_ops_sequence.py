@@ -17,7 +17,7 @@ from accel import buffers
 from accel.ops import Ops
 from accel.ops_numba import NumbaOps
 from accel.packing import pack
-from accel.pool import Pool
+from accel.pool import LINE, Pool, room
 from accel.transformer import (
     TransformerConfig,
     cross_entropy_step,
@@ -338,3 +338,26 @@ def test_pool_gives_memory_again_only_when_nobody_holds_it() -> None:
     assert place(third) % 64 == place(pool.empty((3,), np.float64)) % 64 == 0
     assert third.flags.writeable
     assert pool.empty((0, 3), np.float32).shape == (0, 3)
+
+
+def test_memory_is_used_again() -> None:
+    """Batches of any size share it: a thousand sizes in turn hold no more than some of the largest."""
+    pool, places = Pool(), set()
+    for size in range(100_000, 101_000):
+        array = pool.empty((size,), np.float32)
+        assert array.ctypes.data % LINE == 0
+        places.add(array.ctypes.data)
+        array[:] = 1.0
+    assert len(places) <= 2  # one is still held while the next is asked for
+    first, view = pool.empty((100_000,), np.float32), pool.empty((100_001,), np.float32)[5:]
+    assert not np.shares_memory(first, view)  # whoever holds a view holds the memory
+    third = pool.empty((100_002,), np.float32)
+    assert not np.shares_memory(third, view)
+
+
+@given(size=st.integers(1, 1 << 40))
+def test_room(size: int) -> None:
+    """Enough, by less than a quarter, of few kinds, and its own room."""
+    assert size <= room(size) < max(size + 1, 1.25 * size)
+    assert room(room(size)) == room(size)
+    assert room(size) >> max(0, room(size).bit_length() - 3) in (1, 2, 3, 4, 5, 6, 7)
