@@ -11,17 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 LINE = 64  # bytes of a cache line: arrays begin with one
+MOST = 1 << 30  # bytes that may lie unused
 LEAST = 1 << 16  # bytes: smaller arrays are NumPy's own business
 
 
 class Pool:
     """Arrays that, once nobody holds them or a view of them, give their memory to the next of about their size.
 
-    It keeps as much as was held at once, `room` by room: batches of many sizes share few of those.
+    It keeps as much as was held at once, `room` by room: batches of many sizes share few of those. Where more than
+    `most` bytes lie unused, all of them go back to the system: the work has changed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST) -> None:
         self._free: defaultdict[int, list[NDArray[np.uint8]]] = defaultdict(list)
+        self._unused, self._most = 0, most
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """An array, not filled, that begins with a cache line."""
@@ -30,11 +33,22 @@ class Pool:
             small: NDArray[Any] = _aligned(np.empty(size + LINE, np.uint8), size).view(dtype)
             return small.reshape(shape)
         free = self._free[room(size)]
-        memory = free.pop() if free else np.empty(room(size) + LINE, np.uint8)
+        if free:
+            memory = free.pop()
+            self._unused -= room(size)
+        else:
+            memory = np.empty(room(size) + LINE, np.uint8)
         # an array over a buffer that is no array is the base of all its views: it goes when the last of them goes
         array: NDArray[Any] = np.frombuffer(_aligned(memory, size).data, dtype)
-        weakref.finalize(array, free.append, memory).atexit = False
+        weakref.finalize(array, self._take_back, memory, room(size)).atexit = False
         return array.reshape(shape)
+
+    def _take_back(self, memory: NDArray[np.uint8], size: int) -> None:
+        if self._unused + size > self._most:
+            self._free.clear()
+            self._unused = 0
+        self._free[size].append(memory)
+        self._unused += size
 
 
 def room(size: int) -> int:

@@ -361,3 +361,14 @@ def test_room(size: int) -> None:
     assert size <= room(size) < max(size + 1, 1.25 * size)
     assert room(room(size)) == room(size)
     assert room(size) >> max(0, room(size).bit_length() - 3) in (1, 2, 3, 4, 5, 6, 7)
+
+
+def test_unused_memory_goes_back() -> None:
+    """Where the sizes change, what lies unused stays below the bound."""
+    pool, held = Pool(most=1 << 20), []
+    for size in (1 << 17, 1 << 18, 1 << 19, 1 << 20, 1 << 17):
+        held = [pool.empty((size,), np.uint8) for _ in range(4)]
+        del held
+        assert sum(len(memory) for free in pool._free.values() for memory in free) <= (1 << 20) + 8 * LINE
+    places = {pool.empty((1 << 17,), np.uint8).ctypes.data for _ in range(5)}
+    assert len(places) == 1
