@@ -7,8 +7,8 @@ of sequences. Letters: R rows, C channels, H heads, D channels of a head, V voca
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -26,9 +26,10 @@ class SequenceOps:
 
     xp: Any = np
 
-    def fixed(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def fixed(self) -> Iterator[None]:
         """Inside it no parameter changes: a backend may keep what it makes of kernels until the end."""
-        return nullcontext()
+        yield
 
     # ----- Layers -----
 
