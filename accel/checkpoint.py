@@ -23,14 +23,14 @@ class CheckpointError(ValueError):
 def save(path: str | Path, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> None:
     """Write arrays and about (JSON) to path. A reader sees the old file or the new one, never a part.
 
-    The bytes go to PATH.tmp, are forced to the disk, and take the name in one step (rename); a run that is
+    The bytes go to a file PATH.PID.tmp, are forced to the disk, and take the name in one step (rename); a run that is
     killed in between leaves PATH as it was. ValueError where an array is called "about".
     """
     path = Path(path)
     if ABOUT in arrays:
         raise ValueError(f'no array may be called "{ABOUT}"')
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # not another process's
     with temporary.open("wb") as file:
         described = json.dumps({"about": dict(about), "arrays": list(arrays)}, default=_plain)
         description = np.frombuffer(described.encode(), dtype=np.uint8)

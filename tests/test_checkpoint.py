@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -63,6 +64,25 @@ def test_round_trip(tmp_path: Path) -> None:
         assert (found[name].dtype, found[name].shape) == (value.dtype, value.shape)
         assert found[name].tobytes() == value.tobytes()
     assert [file.name for file in path.parent.iterdir()] == ["run.npz"]
+
+
+def test_two_processes_may_save_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one has its file written and not yet renamed, another saves: both succeed, and a whole file is there."""
+    path, plain, depth = tmp_path / "run.npz", os.replace, 0
+
+    def replace_late(source: Path, target: Path) -> None:
+        nonlocal depth
+        depth += 1
+        if depth == 1:
+            monkeypatch.setattr(os, "getpid", lambda: 2)
+            save(path, {"params": np.full(2, 2.0)}, {})
+        plain(source, target)
+
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    monkeypatch.setattr(os, "replace", replace_late)
+    save(path, {"params": np.full(2, 1.0)}, {})
+    assert load(path)[0]["params"].tolist() == [1.0, 1.0]
+    assert [file.name for file in tmp_path.iterdir()] == ["run.npz"]
 
 
 def test_every_torn_file_is_one_clear_error(tmp_path: Path) -> None:
