@@ -23,7 +23,7 @@ class CheckpointError(ValueError):
 def save(path: str | Path, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> None:
     """Write arrays and about (JSON) to path. A reader sees the old file or the new one, never a part.
 
-    The bytes go to a file PATH.PID.tmp, are forced to the disk, and take the name in one step (rename); a run that is
+    The bytes go to PATH.PID.tmp, are forced to the disk, and take the name in one step (rename); a run that is
     killed in between leaves PATH as it was. ValueError where an array is called "about".
     """
     path = Path(path)

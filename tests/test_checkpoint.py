@@ -67,7 +67,7 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def test_two_processes_may_save_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While one has its file written and not yet renamed, another saves: both succeed, and a whole file is there."""
+    """While one has its file written and not yet renamed, another saves: both succeed, and the file is whole."""
     path, plain, depth = tmp_path / "run.npz", os.replace, 0
 
     def replace_late(source: Path, target: Path) -> None:
