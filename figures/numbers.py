@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+FLAT = 1e-9  # nats: neighbours that differ by less are equally high
 PEAK_POINTS = 1024  # of a grid, among which peaks are looked for
 Proposal = Literal["pretrained", "uniform"]
 PresetName = Literal["quick", "paper", "notebook"]
@@ -111,17 +112,26 @@ def peaks(x: Array, log_p: Array) -> list[Extremum]:
     """The local maxima inside an evenly spaced grid: x and log_p of shape (n,).
 
     Each is the top of the parabola through log p at the highest grid point and its two neighbours: exact for
-    a normal density, where the grid point alone is off by up to half a step. Of grids finer than PEAK_POINTS so
-    many are looked at: between nearer points a curve rises by less than the rounding of a trained one.
+    a normal density, where the grid point alone is off by up to half a step. A plateau of three points or more is
+    one maximum, at its middle. Of grids finer than PEAK_POINTS so many are looked at: between nearer points a
+    curve rises by less than the rounding of a trained one.
     """
     stride = max(1, len(x) // PEAK_POINTS)
     x, log_p = x[::stride], log_p[::stride]
-    left, middle, right = log_p[:-2], log_p[1:-1], log_p[2:]
-    top = np.flatnonzero((middle > left) & (middle >= right))
-    rise, bend = (right - left)[top] / 2, (left - 2 * middle + right)[top]
-    place = x[1:-1][top] - rise / bend * (x[1] - x[0])
-    height = np.exp(middle[top] - rise**2 / bend / 2)
-    return [Extremum(float(at), float(p)) for at, p in zip(place, height, strict=True)]
+    step = np.diff(log_p)
+    turns = np.flatnonzero(np.abs(step) > FLAT)  # where the curve rises or falls
+    tops = np.flatnonzero((step[turns][:-1] > 0) & (step[turns][1:] < 0))
+    return [_top(x, log_p, start + 1, end) for start, end in zip(turns[tops], turns[tops + 1], strict=True)]
+
+
+def _top(x: Array, log_p: Array, first: int, last: int) -> Extremum:
+    """The maximum at the points first..last, which are equally high."""
+    if last - first > 1:
+        return Extremum(float(x[first] + x[last]) / 2, float(np.exp(log_p[first])))
+    left, middle, right = log_p[first - 1 : first + 2]
+    rise, bend = (right - left) / 2, left - 2 * middle + right
+    place = x[first] - rise / bend * (x[1] - x[0])
+    return Extremum(float(place), float(np.exp(middle - rise**2 / bend / 2)))
 
 
 def dips(x: Array, log_p: Array) -> list[Extremum]:

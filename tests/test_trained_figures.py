@@ -15,7 +15,7 @@ from accel.objectives import dpo
 from accel.train import Config, train
 from figures import annotators, ipo, latent, reward_log, slic, training
 from figures.__main__ import FIGURES, main
-from figures.numbers import Settings, dips, load, peaks
+from figures.numbers import Extremum, Settings, dips, load, peaks
 from figures.training import Problem, distances_to, draw_different, exactly
 from reference import PBDE, optimum, win_matrix
 from reference.pbde import log_mass
@@ -207,6 +207,15 @@ def test_rounding_makes_no_peaks() -> None:
     assert abs(peak.x - 1.5) < 0.02
     assert abs(peak.height - 1 / np.sqrt(2 * np.pi)) < HEIGHT
     assert dips(x, log_p.astype(np.float64)) == []
+
+
+def test_a_staircase_has_one_peak() -> None:
+    """Its highest plateau, as high as that is and at its middle; steps on the way up are none."""
+    log_p = np.repeat([0.0, 1.0, 2.0, 1.0, 0.5], [5, 6, 7, 8, 9])
+    (peak,) = peaks(np.arange(35.0), log_p)
+    assert peak == Extremum(14.0, float(np.exp(2.0)))
+    assert dips(np.arange(35.0), log_p) == []
+    assert peaks(np.arange(9.0), np.zeros(9)) == []
 
 
 def test_latent_components_are_named_by_their_place() -> None:
