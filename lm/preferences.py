@@ -34,7 +34,7 @@ BINS = ("S", "M", "L")
 PAIRS = (("S", "M"), ("S", "L"), ("M", "L"))  # the columns of Table 2: P(S > M), ...
 
 
-def logistic(margin: Array) -> Array:
+def preference_prob(margin: Array) -> Array:
     """1 / (1 + e^-margin), for any margin."""
     smaller = np.exp(-np.abs(margin))
     return np.where(margin >= 0, 1.0, smaller) / (1.0 + smaller)
@@ -66,7 +66,7 @@ def _mean_win(omega_a: Array, weight_a: Array, omega_b: Array, weight_b: Array) 
     wins = 0.0
     for start in range(0, len(omega_a), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
-        wins += float(weight_a[rows] @ logistic(omega_a[rows, None] - omega_b) @ weight_b)
+        wins += float(weight_a[rows] @ preference_prob(omega_a[rows, None] - omega_b) @ weight_b)
     return wins / float(total)
 
 
@@ -93,7 +93,7 @@ def density_mixture_labels(
 
 
 def _first_preferred(omega: Array) -> Array:
-    return logistic(omega[0::2] - omega[1::2])
+    return preference_prob(omega[0::2] - omega[1::2])
 
 
 LABELS = {"annotator": annotator_mixture_labels, "density": density_mixture_labels}

@@ -15,8 +15,8 @@ from lm.preferences import (
     annotator_mixture_labels,
     density_mixture_labels,
     length_bin,
-    logistic,
     preference_loss,
+    preference_prob,
     table_2,
 )
 from reference import PBDE, Annotator, Population
@@ -42,7 +42,9 @@ def test_table_2_is_the_mean_over_all_pairs(seed: int, count: int) -> None:
         assert_close(rule.omega(log_p, lengths), omega, CLOSED_FORM)
         sides = {name: np.repeat(omega[length_bin(lengths) == b], times[length_bin(lengths) == b])
                  for b, name in enumerate("SML")}  # fmt: skip
-        expected = [np.mean([logistic(np.array(a - b)) for a in sides[x] for b in sides[y]]) for x, y in PAIRS]
+        expected = [
+            np.mean([preference_prob(np.array(a - b)) for a in sides[x] for b in sides[y]]) for x, y in PAIRS
+        ]
         assert_close(table_2(omega, lengths, times.astype(float)), expected, CLOSED_FORM)
     assert_close(table_2(omega, lengths), table_2(omega, lengths, np.full(count, 0.25)), CLOSED_FORM)
 
@@ -59,9 +61,9 @@ def test_bins_are_the_paper_s() -> None:
 
 
 @given(margin=st.floats(-1e4, 1e4))
-def test_logistic(margin: float) -> None:
+def test_preference_prob(margin: float) -> None:
     """Far out too, both sides sum to 1."""
-    one, other = logistic(np.array([margin, -margin]))
+    one, other = preference_prob(np.array([margin, -margin]))
     assert 0 <= one <= 1
     assert one + other == pytest.approx(1.0, rel=1e-15)
 
@@ -91,7 +93,7 @@ def test_annotators_who_agree_are_one() -> None:
     for labels in (annotator_mixture_labels, density_mixture_labels):
         y = labels([log_p, log_p], lengths, 1.0, np.random.default_rng(1))
         omega = Rule("", 1.0).omega(log_p, lengths)
-        prob = logistic(omega[0::2] - omega[1::2])
+        prob = preference_prob(omega[0::2] - omega[1::2])
         score = (y - prob).sum() / np.sqrt((prob * (1 - prob)).sum())
         assert abs(score) < 4
 
@@ -99,5 +101,7 @@ def test_annotators_who_agree_are_one() -> None:
 def test_preference_loss() -> None:
     """-log P(y); of margins of a thousand nats too."""
     margin, y = np.array([0.3, -2.0, 1000.0, 1000.0]), np.array([1, 1, 1, 0], dtype=np.int8)
-    expected = np.mean([-np.log(logistic(margin[:1]))[0], -np.log(logistic(margin[1:2]))[0], 0.0, 1000.0])
+    expected = np.mean(
+        [-np.log(preference_prob(margin[:1]))[0], -np.log(preference_prob(margin[1:2]))[0], 0.0, 1000.0]
+    )
     assert_close(preference_loss(margin, y), expected, CLOSED_FORM)
