@@ -1,8 +1,8 @@
 """The MLP compiled: a block of rows goes through all layers, forward and backward, while it is in cache.
 
 Blocks and groups of blocks depend on the number of rows only, and are added in a fixed order: results are equal
-bit for bit from run to run and for every number of threads. Widths are padded with zeros to whole vectors: a
-padded unit has z = 0 and tanh(z) = 0, so it stays 0.
+bit for bit from run to run and for every number of threads. Hidden widths are padded with zeros to whole vectors:
+a padded unit has z = 0 and tanh(z) = 0, so it stays 0. The last layer has one output: dot products, not tiles.
 
 Numba's disk cache looks at one file's date: what one compiled function calls of another stands in this file,
 and `matmul` (accel/numba_matmul.py) is given to them as a pointer.
@@ -21,7 +21,7 @@ from numba import types
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
-from accel.numba_compile import LINE, aligned, compiled, give_way, look, pause, take
+from accel.numba_compile import LINE, aligned, compiled, compiled_sum, give_way, look, pause, take
 from accel.numba_matmul import VECTOR
 
 BLOCK = 64  # rows at most: a layer's activations and its kernel fit the first-level cache
@@ -48,7 +48,7 @@ class Layout:
 def layout(widths: tuple[int, ...], itemsize: int) -> Layout:
     """The layout of an MLP of these widths in numbers of itemsize bytes."""
     lanes, line = VECTOR // itemsize, LINE // itemsize
-    rows = [widths[0], *(-(-width // lanes) * lanes for width in widths[1:])]
+    rows = [widths[0], *(-(-width // lanes) * lanes for width in widths[1:-1]), 1]
     layers = np.zeros((len(widths) - 1, 10), dtype=np.int64)
     acts = flat = at = 0
     for i, layer in enumerate(layers):
@@ -77,8 +77,7 @@ def block_rows(n: int) -> int:
 # expm1(2 r) / 2 = r + r^2 (C0 + C1 r + ...): interpolated at Chebyshev nodes. Within 2 ulp of tanh.
 ONE, HALF, QUARTER = np.float32(1), np.float32(0.5), np.float32(0.25)
 LARGEST = np.float32(10)  # tanh 10 rounds to 1
-PER_HALF_LOG2 = np.float32(2 / math.log(2))
-HIGH, LOW = np.float32(0.693359375 / 2), np.float32(-2.12194440e-4 / 2)  # log(2) / 2; n HIGH is exact
+PER_HALF_LOG2, HALF_LOG2 = np.float32(2 / math.log(2)), np.float32(math.log(2) / 2)
 ROUNDER = np.float32(1.5 * 2**23)  # x + ROUNDER has whole numbers only: x's, in its last bits
 C0, C1, C2 = np.float32(0.99999999695923), np.float32(0.6666666659989577), np.float32(0.33333575867000476)
 C3, C4, C5 = np.float32(0.13332454399721813), np.float32(0.044200668683477926), np.float32(0.01450382743883968)
@@ -108,14 +107,14 @@ def tanh_of_its_type(x):
         a = LARGEST if a > LARGEST else a  # NaN stays NaN
         rounded = (a * PER_HALF_LOG2 - QUARTER) + ROUNDER
         n = rounded - ROUNDER
-        r = a - n * HIGH - n * LOW
-        e = (((((C5 * r + C4) * r + C3) * r + C2) * r + C1) * r + C0) * r * r + r
+        r = a - n * HALF_LOG2  # rounded once: the constant is right to 3e-9
+        s = r * r
+        e = (((((C5 * r + C4) * r + C3) * r + C2) * r + C1) * r + C0) * s + r
         scale = power_of_two(rounded)
-        t = scale * e + (scale - ONE) * HALF
-        # the same as t - t^2 / (t + 1), which rounds less where t is small
-        small = t < HALF
-        quotient = (t * t if small else t) / (t + ONE)
-        return math.copysign(t - quotient if small else quotient, x)
+        t = scale * e + (scale * HALF - HALF)
+        # t - t^2 / (t + 1) rounds less where t is small, 1 - 1 / (t + 1) where it is not
+        base = t if t < ONE else ONE
+        return math.copysign(base - base * base / (t + ONE), x)
 
     return tanh_32 if x == types.float32 else lambda x: math.tanh(x)
 
@@ -166,10 +165,34 @@ def pack(flat, layers, packed):
         turn(packed, layers[i], 0, layers[i, D_IN])
 
 
+@compiled_sum
+def dot(x, y):
+    total = x.dtype.type(0)
+    for j in range(len(x)):
+        total += x[j] * y[j]
+    return total
+
+
+@compiled
+def add_rows(x, row, weights, out):
+    """out (n,) += the rows of x, `row` numbers each, times their weights: four at a time, so fewer passes."""
+    n, whole = len(out), len(weights) - len(weights) % 4
+    for r in range(0, whole, 4):
+        x_0, x_1 = x[r * row : r * row + n], x[(r + 1) * row : (r + 1) * row + n]
+        x_2, x_3 = x[(r + 2) * row : (r + 2) * row + n], x[(r + 3) * row : (r + 3) * row + n]
+        w_0, w_1, w_2, w_3 = weights[r], weights[r + 1], weights[r + 2], weights[r + 3]
+        for j in range(n):
+            out[j] += (w_0 * x_0[j] + w_1 * x_1[j]) + (w_2 * x_2[j] + w_3 * x_3[j])
+    for r in range(whole, len(weights)):
+        part, weight = x[r * row : r * row + n], weights[r]
+        for j in range(n):
+            out[j] += weight * part[j]
+
+
 @compiled
 def forward_block(packed, layers, matmul, acts, block, rows):
     """Fills the activations of a block from its input, both in `acts`; the last layer has no tanh."""
-    for i in range(len(layers)):
+    for i in range(len(layers) - 1):
         layer = layers[i]
         x_at, x_row = layer[IN_AT] * block, layer[IN_ROW]
         z_at, z_row = layer[OUT_AT] * block, layer[OUT_ROW]
@@ -177,27 +200,46 @@ def forward_block(packed, layers, matmul, acts, block, rows):
         matmul(acts, z_at, z_row, packed, layer[BIAS_AT], 0, acts, x_at, x_row, 1,
                packed, layer[KERNEL_AT], z_row, rows, z_row, layer[D_IN])
         # fmt: on
-        if i < len(layers) - 1:
-            z = acts[z_at : z_at + rows * z_row]
-            for j in range(len(z)):
-                z[j] = tanh(z[j])
+        z = acts[z_at : z_at + rows * z_row]
+        for j in range(len(z)):
+            z[j] = tanh(z[j])
+    last = layers[-1]
+    d, at, out = last[D_IN], last[IN_AT] * block, acts[last[OUT_AT] * block :]
+    kernel, bias = packed[last[KERNEL_AT] : last[KERNEL_AT] + d], packed[last[BIAS_AT]]
+    for r in range(rows):
+        out[r] = dot(acts[at + r * last[IN_ROW] : at + r * last[IN_ROW] + d], kernel) + bias
+
+
+@compiled
+def last_backward(packed, last, acts, block, slopes, dx, grads):
+    """Adds a block's part of the last layer's gradient; slopes (rows,) of its outputs -> dx (rows IN_ROW,)."""
+    d, row, at, one = last[D_IN], last[IN_ROW], last[IN_AT] * block, packed.dtype.type(1)
+    # forward: out = x @ kernel + bias
+    add_rows(acts[at:], row, slopes, grads[last[KERNEL_AT] : last[KERNEL_AT] + d])
+    for r in range(len(slopes)):
+        grads[last[BIAS_AT]] += slopes[r]
+    if last[TURNED_AT]:
+        turned = packed[last[TURNED_AT] : last[TURNED_AT] + row]
+        for r in range(len(slopes)):
+            # forward: x = tanh(z), whose derivative is 1 - x^2
+            x, into, slope = acts[at + r * row : at + (r + 1) * row], dx[r * row : (r + 1) * row], slopes[r]
+            for j in range(row):
+                into[j] = slope * turned[j] * (one - x[j] * x[j])
 
 
 @compiled
 def backward_block(packed, layers, matmul, acts, block, rows, dz, grads):
-    """Adds a block's part to the padded grads. dz (3, block * widest): the first row begins with the slopes
-    of the last layer's outputs, padded; the second is scratch; the third is 0."""
-    one, zeros = dz.dtype.type(1), dz[2]
-    for i in range(len(layers) - 1, -1, -1):
+    """Adds a block's part to the padded grads. dz (4, block * widest): the first row begins with the slopes
+    of the last layer's outputs; the second is scratch; the third is 0, the fourth 1."""
+    one, zeros, ones = dz.dtype.type(1), dz[2], dz[3, :rows]
+    last_backward(packed, layers[-1], acts, block, dz[0, :rows], dz[1], grads)
+    for i in range(len(layers) - 2, -1, -1):
         layer = layers[i]
         x_at, x_row, z_row = layer[IN_AT] * block, layer[IN_ROW], layer[OUT_ROW]
         dout, dx = dz[(len(layers) - 1 - i) % 2], dz[(len(layers) - i) % 2]
         # forward: out = x @ kernel + bias
-        kernel, dbias = layer[KERNEL_AT], grads[layer[BIAS_AT] : layer[BIAS_AT] + z_row]
-        for r in range(rows):
-            dz_r = dout[r * z_row : (r + 1) * z_row]
-            for j in range(len(dbias)):
-                dbias[j] += dz_r[j]
+        kernel = layer[KERNEL_AT]
+        add_rows(dout, z_row, ones, grads[layer[BIAS_AT] : layer[BIAS_AT] + z_row])
         # fmt: off
         matmul(grads, kernel, z_row, grads, kernel, z_row, acts, x_at, 1, x_row,
                dout, 0, z_row, layer[D_IN], z_row, rows)
@@ -235,38 +277,45 @@ def clear(out):
 
 
 @compiled
+def slopes_scratch(block, widest, like):
+    """What `backward_block` works in: dz (4, block * widest)."""
+    dz = aligned(4 * block * widest, like).reshape(4, block * widest)
+    clear(dz[2])
+    for j in range(len(dz[3])):
+        dz[3, j] = 1
+    return dz
+
+
+@compiled
 def forward_rows(number, packed, layers, matmul, x, block, acts, out):
     """Block `number` of x (n, d) -> its part of out (n,), and its activations, kept for `backward`."""
-    d, at, row, start = x.shape[1], layers[-1, OUT_AT] * block, layers[-1, OUT_ROW], number * block
+    d, at, start = x.shape[1], layers[-1, OUT_AT] * block, number * block
     count, acts = min(block, len(x) - start), acts[number]
     for r in range(count):
         for k in range(d):
             acts[r * d + k] = x[start + r, k]
     forward_block(packed, layers, matmul, acts, block, count)
     for r in range(count):
-        out[start + r] = acts[at + r * row]
+        out[start + r] = acts[at + r]
 
 
 @compiled
 def backward_rows(g, packed, layers, matmul, dout, block, widest, acts, parts):
     """The blocks of group g, out of dout (n,) and their activations -> parts[g]."""
     clear(parts[g])
-    row, dz = layers[-1, OUT_ROW], aligned(3 * block * widest, parts).reshape(3, block * widest)
-    clear(dz[2])
+    dz = slopes_scratch(block, widest, parts)
     for number in range(g * len(acts) // len(parts), (g + 1) * len(acts) // len(parts)):
         start = number * block
         count = min(block, len(dout) - start)
-        clear(dz[0, : count * row])
         for r in range(count):
-            dz[0, r * row] = dout[start + r]
+            dz[0, r] = dout[start + r]
         backward_block(packed, layers, matmul, acts[number], block, count, dz, parts[g])
 
 
 @compiled
 def margin_scratch(block, acts_row, widest, parts):
     """What `margin_rows` works in: activations, slopes (3, block * widest), and three numbers a comparison."""
-    acts, dz = aligned(block * acts_row, parts), aligned(3 * block * widest, parts).reshape(3, block * widest)
-    clear(dz[2])
+    acts, dz = aligned(block * acts_row, parts), slopes_scratch(block, widest, parts)
     return acts, dz, np.empty((3, block // 2), parts.dtype)
 
 
@@ -274,7 +323,7 @@ def margin_scratch(block, acts_row, widest, parts):
 def margin_rows(g, packed, layers, matmul, x_a, x_b, y, loss, block, scratch, parts):
     """sum loss(mlp(x_a) - mlp(x_b), y) / B over the comparisons of group g; its gradient -> parts[g]."""
     clear(parts[g])
-    d, at, row, half = x_a.shape[1], layers[-1, OUT_AT] * block, layers[-1, OUT_ROW], block // 2
+    d, at, half = x_a.shape[1], layers[-1, OUT_AT] * block, block // 2
     acts, dz, numbers = scratch
     blocks, share, total = -(-len(y) // half), 1.0 / len(y), 0.0
     for number in range(g * blocks // len(parts), (g + 1) * blocks // len(parts)):
@@ -287,14 +336,13 @@ def margin_rows(g, packed, layers, matmul, x_a, x_b, y, loss, block, scratch, pa
         forward_block(packed, layers, matmul, acts, block, 2 * count)
         margin, value, slope = numbers[0, :count], numbers[1, :count], numbers[2, :count]
         for r in range(count):
-            margin[r] = acts[at + r * row] - acts[at + (count + r) * row]
+            margin[r] = acts[at + r] - acts[at + count + r]
         loss(margin, y[start : start + count], value, slope)
-        clear(dz[0, : 2 * count * row])
         for r in range(count):
             total += value[r] * share
             # forward: margin = omega of x_a - omega of x_b
-            dz[0, r * row] = slope[r] * share
-            dz[0, (count + r) * row] = -slope[r] * share
+            dz[0, r] = slope[r] * share
+            dz[0, count + r] = -slope[r] * share
         backward_block(packed, layers, matmul, acts, block, 2 * count, dz, parts[g])
     return total
 
