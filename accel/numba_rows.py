@@ -12,9 +12,13 @@ Numba's disk cache looks at one file's date: what one compiled function calls of
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,call-arg,var-annotated"
 from __future__ import annotations
 
-import numpy as np
+from functools import lru_cache
+from typing import Any
 
-from accel.numba_compile import aligned, compiled, compiled_sum, take
+import numpy as np
+from numba import from_dtype, types
+
+from accel.numba_compile import aligned, compiled, compiled_sum, pointer, take
 
 WIDTH = 16  # numbers: two vectors of float32, four of float64
 BLOCK = 96  # rows at most: whole tiles of 6
@@ -135,6 +139,26 @@ def standardise_backward(dout, row, c, rows, norm, rstd, scale, dscale, dbias, d
         mean, slope = row_sum(d) * share, row_dot(d, x) * share
         for j in range(c):
             into[j] += (d[j] - mean - x[j] * slope) * rstd[r]
+
+
+def norm_rows(x, row, rows, scale, bias, out):
+    """The layer norm of `rows` rows of x -> out, both `row` = C + WIDTH numbers a row."""
+    c, share, eps, one = len(scale), x.dtype.type(1.0 / len(scale)), x.dtype.type(EPS), x.dtype.type(1)
+    for r in range(rows):
+        part, norm = x[r * row : r * row + c], out[r * row : r * row + c]
+        mean = row_sum(part) * share
+        for j in range(c):
+            norm[j] = part[j] - mean
+        rstd = one / np.sqrt(row_dot(norm, norm) * share + eps)
+        for j in range(c):
+            norm[j] = norm[j] * rstd * scale[j] + bias[j]
+
+
+@lru_cache(maxsize=2)
+def norm(dtype: str) -> Any:
+    """`norm_rows` as a function pointer."""
+    array, integer = types.Array(from_dtype(np.dtype(dtype)), 1, "C"), types.intp
+    return pointer(types.void(array, integer, integer, array, array, array), norm_rows)
 
 
 # ----- norm(x) W, for several W of one shape -----

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numba import from_dtype, types
+from numba.extending import overload
 
 from accel.numba_compile import aligned, compiled, compiled_sum, pointer, take
 from accel.numba_losses import decay_32
@@ -38,6 +39,16 @@ def decay_32_over(x, top):
     for i in range(len(x)):
         a = top - x[i]
         x[i] = zero if a > least else decay_32(a)
+
+
+def decay_over(x, top):
+    """The same for compiled code of this file, by x's type."""
+    decay_64_over(x, top)
+
+
+@overload(decay_over)
+def decay_over_of_its_type(x, top):
+    return decay_32_over if x.dtype == types.float32 else decay_64_over
 
 
 @lru_cache(maxsize=2)
@@ -188,22 +199,55 @@ def where_passed(weights, vocabulary, uniform, sums):
     return place, total
 
 
+def choose_rows(logits, rows, n, vocabulary, uniform, token, log_p):
+    """logits (rows, n), changed; uniform (rows,) -> the token where the cumulated softmax passes uniform, and its
+    log-probability."""
+    sums, kept = np.empty(n // WIDTH), np.empty(n, logits.dtype)
+    for r in range(rows):
+        row = logits[r * n : (r + 1) * n]
+        top = top_of(row)
+        for i in range(n):
+            kept[i] = row[i]
+        decay_over(row, top)
+        place, total = where_passed(row, vocabulary, uniform[r], sums)
+        token[r] = place
+        log_p[r] = float(kept[place] - top) - math.log(total)
+
+
+@lru_cache(maxsize=2)
+def choose(dtype: str) -> Any:
+    """`choose_rows` as a function pointer."""
+    kinds = (from_dtype(np.dtype(dtype)), types.float64, types.int64, types.float64)
+    logits, uniform, token, log_p = (types.Array(kind, 1, "C") for kind in kinds)
+    integer = types.intp
+    return pointer(types.void(logits, integer, integer, integer, uniform, token, log_p), choose_rows)
+
+
 @compiled
-def next_token(counter, product, block, decay, x, panels, bias, uniform, vocabulary, width, token, log_p):
+def next_token(counter, product, block, choose, x, panels, bias, uniform, vocabulary, width, token, log_p):
     """x (R, C), uniform (R,) -> the token where the cumulated softmax passes uniform, and its log-probability."""
     c, n = x.shape[1], len(bias)
-    flat, logits, sums, kept = x.reshape(-1), aligned(BLOCK * n, x), np.empty(n // WIDTH), np.empty(n, x.dtype)
+    flat, logits = x.reshape(-1), aligned(BLOCK * n, x)
     start = take(counter) * block
     while start < len(x):
         rows = min(block, len(x) - start)
         product(logits, 0, n, bias, 0, 0, flat, start * c, c, 1, panels, 0, c * width, rows, n, c)
-        for r in range(rows):
-            row = logits[r * n : (r + 1) * n]
-            top = top_of(row)
-            for i in range(n):
-                kept[i] = row[i]
-            decay(row, top)
-            place, total = where_passed(row, vocabulary, uniform[start + r], sums)
-            token[start + r] = place
-            log_p[start + r] = float(kept[place] - top) - math.log(total)
+        choose(logits, rows, n, vocabulary, uniform[start:], token[start:], log_p[start:])
         start = take(counter) * block
+
+
+# ----- For the sampler (accel/numba_sampling.py) -----
+
+
+def softmax_row(x):
+    """The softmax of x, whose length is a multiple of WIDTH, in place."""
+    decay_over(x, top_of(x))
+    share = x.dtype.type(1) / sum_of(x)
+    for i in range(len(x)):
+        x[i] *= share
+
+
+@lru_cache(maxsize=2)
+def softmax(dtype: str) -> Any:
+    """`softmax_row` as a function pointer."""
+    return pointer(types.void(types.Array(from_dtype(np.dtype(dtype)), 1, "C")), softmax_row)

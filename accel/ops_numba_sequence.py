@@ -12,13 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from accel import numba_attention, numba_matmul, numba_rows, numba_softmax
+from accel import numba_attention, numba_matmul, numba_rows, numba_sampling, numba_softmax
 from accel.buffers import Array
 from accel.numba_compile import Crew
 from accel.numba_rows import BLOCK, GROUPS, WIDTH
 from accel.ops_sequence import Cache, SequenceOps
 from accel.packing import Group
 from accel.pool import Pool
+from accel.transformer import (
+    EMBEDDING,
+    NORM,
+    OUTPUT,
+    PROJECTIONS,
+    Params,
+    TransformerConfig,
+    layer_params,
+    positions,
+)
 
 LARGEST = 1 << 20  # numbers in a kernel: its gradient is held once a group
 ROWS = 8  # of kept keys and values at a time
@@ -196,9 +206,53 @@ class NumbaSequenceOps(SequenceOps):
         x = plain(x)
         token, log_p = np.empty(len(x), np.int64), np.empty(len(x))
         packed = self._padded(plain(kernel), plain(bias))
-        inputs = (numba_softmax.decay(x.dtype.str), x, *packed, uniform, kernel.shape[1], width(x))
+        inputs = (numba_softmax.choose(x.dtype.str), x, *packed, uniform, kernel.shape[1], width(x))
         self._rows_of(numba_softmax.next_token, x, *inputs, token, log_p)
         return token, log_p
+
+    def draw_sequences(
+        self, params: Params, config: TransformerConfig, uniform: Array, eos: int
+    ) -> tuple[Array, Array, Array] | None:
+        head, largest = config.qkv_dim // config.num_heads, max(value.size for value in params.values())
+        if config.emb_dim % WIDTH or config.mlp_dim % WIDTH or head % WIDTH or largest > LARGEST:
+            return None
+        model, (size, length) = self._decoder(params, config), uniform.shape
+        dtype = model.bias.dtype
+        places = numba_sampling.kept_places(length, dtype.itemsize)
+        slots = numba_sampling.slots(config.num_layers * 2 * places * config.qkv_dim * dtype.itemsize)
+        sizes = (config.num_heads, width(model.bias), slots, places, config.vocab_size, eos)
+        tokens, log_p, ended = np.zeros((size, length), np.int64), np.zeros(size), np.zeros(size, np.bool_)
+        inputs = (numba_sampling.pointers(dtype.str), model, *sizes, plain(uniform))
+        self._crew.run(numba_sampling.draw, size, *inputs, tokens, log_p, ended)
+        return tokens, log_p, ended
+
+    def _decoder(self, params: Params, config: TransformerConfig) -> numba_sampling.Decoder:
+        """The parameters as the compiled loop takes them."""
+        layers = [layer_params(params, layer) for layer in range(config.num_layers)]
+        wide, tall = (config.emb_dim, -1), (-1, config.emb_dim)
+
+        def together(*names: str) -> Array:
+            return np.array([[layer[name] for name in names] for layer in layers])
+
+        def panels(shape: tuple[int, int], *names: str) -> Array:
+            kernels = [[layer[name].reshape(shape) for name in names] for layer in layers]
+            return np.array([[self._panels([kernel])[0] for kernel in row] for row in kernels])
+
+        kernel, bias = self._padded(params[f"{OUTPUT}/kernel"], params[f"{OUTPUT}/bias"])
+        return numba_sampling.Decoder(
+            plain(params[EMBEDDING]),
+            positions(config.max_len, config.emb_dim).astype(bias.dtype),
+            together(*(f"LayerNorm_{i}/{part}" for i in range(2) for part in ("scale", "bias"))),
+            panels(wide, *(f"SelfAttention_0/{part}/kernel" for part in PROJECTIONS)),
+            panels(tall, "SelfAttention_0/out/kernel")[:, 0],
+            panels(wide, "MlpBlock_0/Dense_0/kernel")[:, 0],
+            together("MlpBlock_0/Dense_0/bias")[:, 0],
+            panels(tall, "MlpBlock_0/Dense_1/kernel")[:, 0],
+            together("MlpBlock_0/Dense_1/bias")[:, 0],
+            np.array([params[f"{NORM}/scale"], params[f"{NORM}/bias"]]),
+            kernel,
+            bias,
+        )
 
     # ----- Pieces -----
 

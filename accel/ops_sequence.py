@@ -7,14 +7,17 @@ of sequences. Letters: R rows, C channels, H heads, D channels of a head, V voca
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from accel.buffers import Array
 from accel.packing import Group
+
+if TYPE_CHECKING:
+    from accel.transformer import TransformerConfig
 
 Cache = Any
 
@@ -270,3 +273,10 @@ class SequenceOps:
         passed = (cumulative <= (uniform * total)[:, None]).sum(axis=1)
         token = self.xp.minimum(passed, logits.shape[1] - 1)  # uniform * total may round up to total
         return token, logits[self.xp.arange(len(token)), token] - self.xp.log(total)
+
+    def draw_sequences(
+        self, params: Mapping[str, Array], config: TransformerConfig, uniform: Array, eos: int
+    ) -> tuple[Array, Array, Array] | None:
+        """As `accel.sampling.draw` describes it, in one go: where a backend has a way of its own. None: token by
+        token, by the ops above."""
+        return None

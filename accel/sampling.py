@@ -23,6 +23,7 @@ from accel.transformer import (
     positions,
 )
 
+Drawn = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]
 PATIENCE = 100  # draws for one that ends: a model below 1 in 100 is refused
 
 
@@ -98,33 +99,44 @@ def draw(
     rng: np.random.Generator,
     max_length: int,
     eos: int,
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
-    """tokens (size, max_length), their log-likelihoods (size,), and which of them ended with eos."""
-    xp, table = ops.xp, params[EMBEDDING]
+) -> Drawn:
+    """tokens (size, max_length), their log-likelihoods (size,), and which of them ended with eos.
+
+    Every sequence has its own random number at every place: what one becomes does not depend on others.
+    """
+    uniform = rng.random((size, max_length))
+    with ops.fixed():
+        drawn = ops.draw_sequences(params, config, uniform, eos)
+        return draw_by_token(ops, params, config, uniform, eos) if drawn is None else drawn
+
+
+def draw_by_token(
+    ops: SequenceOps, params: Params, config: TransformerConfig, uniform: NDArray[np.float64], eos: int
+) -> Drawn:
+    """The same out of uniform (size, max_length): all sequences a token further at a time."""
+    (size, max_length), xp, table = uniform.shape, ops.xp, params[EMBEDDING]
     place = xp.asarray(positions(config.max_len, config.emb_dim), dtype=table.dtype)
     store = _store(ops, params, config, size, max_length)
     tokens, log_p = np.zeros((size, max_length), np.int64), np.zeros(size)
     active, last = np.arange(size), np.zeros(size, np.int64)  # which sequence stands in which slot; its last token
     ended = np.zeros(size, np.bool_)
-    with ops.fixed():
-        for t in range(max_length):
-            x = table[xp.asarray(last)] + place[t]
-            x = _last_rows(ops, params, config, x, store[:, :, : len(active)], t)
-            # every sequence has its own number at t, whoever is left: what one draws does not depend on others
-            uniform = xp.asarray(rng.random(size)[active])
-            drawn = ops.next_token(x, params[f"{OUTPUT}/kernel"], params[f"{OUTPUT}/bias"], uniform)
-            last, token_log_p = _host(drawn[0]).astype(np.int64), _host(drawn[1])
-            tokens[active, t] = last
-            log_p[active] += token_log_p
-            ended[active[last == eos]] = True
-            slots = _close_up((last != eos) & (last != 0))
-            if len(slots) == 0:
-                break
-            moved = np.flatnonzero(slots != np.arange(len(slots)))
-            if len(moved):
-                holes, fillers = xp.asarray(moved), xp.asarray(slots[moved])
-                store[:, :, holes, :, : t + 1] = store[:, :, fillers, :, : t + 1]
-            active, last = active[slots], last[slots]
+    for t in range(max_length):
+        x = table[xp.asarray(last)] + place[t]
+        x = _last_rows(ops, params, config, x, store[:, :, : len(active)], t)
+        chance = xp.asarray(uniform[active, t])
+        drawn = ops.next_token(x, params[f"{OUTPUT}/kernel"], params[f"{OUTPUT}/bias"], chance)
+        last, token_log_p = _host(drawn[0]).astype(np.int64), _host(drawn[1])
+        tokens[active, t] = last
+        log_p[active] += token_log_p
+        ended[active[last == eos]] = True
+        slots = _close_up((last != eos) & (last != 0))
+        if len(slots) == 0:
+            break
+        moved = np.flatnonzero(slots != np.arange(len(slots)))
+        if len(moved):
+            holes, fillers = xp.asarray(moved), xp.asarray(slots[moved])
+            store[:, :, holes, :, : t + 1] = store[:, :, fillers, :, : t + 1]
+        active, last = active[slots], last[slots]
     return tokens, log_p, ended
 
 

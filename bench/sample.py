@@ -138,7 +138,7 @@ def add_sample(commands: Commands) -> None:
     command = add_command(commands, "sample", "drawing from the language model", HELP, 0)
     command.add_argument("--config", choices=list(CONFIGS), default="small", help="sizes (default small)")
     command.add_argument("--count", type=int, default=1024, metavar="N", help="sequences (default 1024)")
-    command.add_argument("--batch", type=int, default=512, metavar="B", help="ours at a time (default 512)")
+    command.add_argument("--batch", type=int, default=1024, metavar="B", help="ours at a time (default 1024)")
     command.add_argument("--turns", type=int, default=5, help="timed turns of each (default 5)")
     command.set_defaults(run=run)
 
