@@ -6,9 +6,10 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,25 +21,36 @@ class CheckpointError(ValueError):
     """A checkpoint file that cannot be read, or that belongs to another run."""
 
 
-def save(path: str | Path, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> None:
-    """Write arrays and about (JSON) to path. A reader sees the old file or the new one, never a part.
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which is path once the block ends: a reader sees the old file or the new one, never a part.
 
-    The bytes go to PATH.PID.tmp, are forced to the disk, and take the name in one step (rename); a run that is
-    killed in between leaves PATH as it was. ValueError where an array is called "about".
+    The bytes go to PATH.PID.tmp, are forced to the disk, and take the name in one step (rename). A block that
+    fails, or a run that is killed in it, leaves path as it was.
     """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # not another process's
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def save(path: str | Path, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> None:
+    """Write arrays and about (JSON) to path, by `whole_file`. ValueError where an array is called "about"."""
     path = Path(path)
     if ABOUT in arrays:
         raise ValueError(f'no array may be called "{ABOUT}"')
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # not another process's
-    with temporary.open("wb") as file:
-        described = json.dumps({"about": dict(about), "arrays": list(arrays)}, default=_plain)
-        description = np.frombuffer(described.encode(), dtype=np.uint8)
+    described = json.dumps({"about": dict(about), "arrays": list(arrays)}, default=_plain)
+    description = np.frombuffer(described.encode(), dtype=np.uint8)
+    with whole_file(path) as file:
         np.savez(file, allow_pickle=False, **{ABOUT: description}, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _sync_folder(path.parent)
 
 
 def load(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

@@ -17,6 +17,7 @@ from typing import Protocol, get_args
 
 from matplotlib.figure import Figure
 
+from accel.checkpoint import whole_file
 from accel.minimize import DivergedError
 from figures import (
     annotators,
@@ -34,7 +35,7 @@ from figures import (
     style,
     targets,
 )
-from figures.numbers import Numbers, Panel, PresetName, Proposal, Settings, load, save, write
+from figures.numbers import Numbers, Panel, PresetName, Proposal, Settings, load, save
 from reference import NotConvergedError
 from reference.options import (
     Parser,
@@ -212,8 +213,8 @@ def _add_output_options(parser: Parser) -> None:
 def _drawn(name: str, draw: Callable[[Numbers], Figure], asked: argparse.Namespace) -> int:
     """Draws the picture from the numbers kept in --out, and prints these."""
     numbers, picture = load(name, asked.out), asked.out / f"{name}.png"
-    with style.applied():
-        write(picture, style.png(draw(numbers)))
+    with style.applied(), whole_file(picture) as file:
+        file.write(style.png(draw(numbers)))
     print(json_lines(numbers, picture) if asked.json else table(numbers, picture))
     return 0
 
@@ -236,8 +237,8 @@ def run(name: str, folder: Path, settings: Settings | None) -> tuple[Path, Numbe
         _check_folder(folder)
         save(module.compute(settings), folder)
     numbers = load(name, folder)
-    with style.applied():
-        write(picture, style.png(module.draw(numbers)))
+    with style.applied(), whole_file(picture) as file:
+        file.write(style.png(module.draw(numbers)))
     return picture, numbers
 
 

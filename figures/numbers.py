@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import tempfile
 import zipfile
 import zlib
 from dataclasses import asdict, dataclass, field, replace
@@ -14,6 +11,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+from accel.checkpoint import whole_file
 
 Array = NDArray[np.float64]
 FLAT = 1e-9  # nats: neighbours that differ by less are equally high
@@ -139,31 +138,18 @@ def dips(x: Array, log_p: Array) -> list[Extremum]:
     return [Extremum(point.x, 1 / point.height) for point in peaks(x, -log_p)]
 
 
-def write(path: Path, content: bytes) -> None:
-    """The whole content or nothing: it goes to a temporary file beside `path`, which then takes its name."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
 def save(numbers: Numbers, folder: Path) -> None:
     """NAME.json, which a person can read, and NAME.npz, the arrays; OSError where they cannot be written."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **numbers.arrays)
-    write(folder / f"{numbers.name}.npz", buffer.getvalue())
+    with whole_file(folder / f"{numbers.name}.npz") as file:
+        np.savez_compressed(file, allow_pickle=False, **numbers.arrays)
     entry = {
         "name": numbers.name,
         "settings": numbers.settings,
         "panels": [asdict(panel) for panel in numbers.panels],
         "arrays": {key: list(array.shape) for key, array in numbers.arrays.items()},
     }
-    write(folder / f"{numbers.name}.json", (json.dumps(entry, indent=1) + "\n").encode())
+    with whole_file(folder / f"{numbers.name}.json") as file:
+        file.write((json.dumps(entry, indent=1) + "\n").encode())
 
 
 def load(name: str, folder: Path) -> Numbers:

@@ -6,7 +6,6 @@ again, its shape, the name of its dtype and its bytes. Large arrays come as a ma
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accel import buffers
-from accel.checkpoint import CheckpointError
+from accel.checkpoint import CheckpointError, whole_file
 from accel.transformer import EMBEDDING, TransformerConfig, check_params, layer_name, transformer_shapes
 
 ARRAY, SCALAR = 1, 3  # Flax's extension types; 2 is a complex number
@@ -59,10 +58,8 @@ def write_flax(path: str | Path, params: Mapping[str, NDArray[Any]], config: Tra
             inner = inner.setdefault(folder, {})
         packed = _msgpack().packb((value.shape, value.dtype.name, value.tobytes()))
         inner[leaf] = _msgpack().ExtType(ARRAY, packed)
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(_msgpack().packb({"params": tree}))
-    os.replace(temporary, path)
+    with whole_file(Path(path)) as file:
+        file.write(_msgpack().packb({"params": tree}))
 
 
 def _arrays(path: str | Path) -> Leaves:

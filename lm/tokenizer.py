@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from accel.checkpoint import whole_file
 from lm.grammar import BOS, EOS, PAD
 
 UNKNOWN = 3
@@ -65,9 +65,8 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         """Write the model: a reader sees all of it, or no file."""
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_bytes(self.model)
-        os.replace(temporary, path)
+        with whole_file(path) as file:
+            file.write(self.model)
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
