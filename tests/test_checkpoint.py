@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from accel import objectives
-from accel.checkpoint import CheckpointError, fingerprint, load, save
+from accel.checkpoint import CheckpointError, fingerprint, load, save, whole_file
 from accel.minimize import Config
 from accel.models import MLP
 from accel.ops import Ops, get_ops
@@ -248,3 +248,22 @@ def test_a_torn_checkpoint_stops_training(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="it was torn or damaged; delete it to start again"):
         run(path)
     assert path.read_bytes() == half
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    """A block that fails leaves what was there, and nothing beside it; one that ends replaces it."""
+    path = tmp_path / "kept"
+    path.write_bytes(b"old")
+
+    def fail() -> None:
+        with whole_file(path) as file:
+            file.write(b"half")
+            assert path.read_bytes() == b"old"
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert path.read_bytes() == b"old"
+    with whole_file(path) as file:
+        file.write(b"new")
+    assert [(found.name, found.read_bytes()) for found in tmp_path.iterdir()] == [("kept", b"new")]
