@@ -19,6 +19,7 @@ from lm.grammar import EOS, Tokens, sentence_lengths
 from lm.pretrain import pretrained
 
 PART = 4096  # sentences in a file: what a killed run loses at most
+AT_ONCE = 1024  # sentences that are drawn together: memory for their keys and values is what it costs
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +54,9 @@ def written(experiment: Experiment, params: Params, name: str, count: int, strea
     def part_of(part: int, size: int) -> Arrays:
         def draw() -> Arrays:
             rng = experiment.rng(2, stream, part)
-            found = sample(experiment.ops, params, config, size, rng, config.max_len, eos=EOS, progress=True)
+            found = sample(
+                experiment.ops, params, config, size, rng, config.max_len, eos=EOS, batch=AT_ONCE, progress=True
+            )
             return {"tokens": found.tokens.astype(np.uint16), "draws": np.array(found.draws)}
 
         return experiment.kept(f"sentences/{name}-{part:02d}", {"model": model, "size": size}, draw)
