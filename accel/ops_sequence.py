@@ -7,7 +7,7 @@ of sequences. Letters: R rows, C channels, H heads, D channels of a head, V voca
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from accel.buffers import Array
 from accel.packing import Group
 
 if TYPE_CHECKING:
-    from accel.transformer import TransformerConfig
+    from accel.transformer import Params, TransformerConfig
 
 Cache = Any
 
@@ -275,7 +275,7 @@ class SequenceOps:
         return token, logits[self.xp.arange(len(token)), token] - self.xp.log(total)
 
     def draw_sequences(
-        self, params: Mapping[str, Array], config: TransformerConfig, uniform: Array, eos: int
+        self, params: Params, config: TransformerConfig, uniform: Array, eos: int
     ) -> tuple[Array, Array, Array] | None:
         """As `accel.sampling.draw` describes it, in one go: where a backend has a way of its own. None: token by
         token, by the ops above."""
