@@ -21,6 +21,11 @@ def size(shapes: Shapes) -> int:
     return sum(math.prod(shape) for shape in shapes.values())
 
 
+def address(array: Array) -> int:
+    """Where an array's memory begins."""
+    return int(array.data.ptr if hasattr(array.data, "ptr") else array.ctypes.data)
+
+
 def views(flat: Array, shapes: Shapes) -> dict[str, Array]:
     """flat (size(shapes),) cut into arrays that share its memory, one after the other in the order of shapes.
 

@@ -15,16 +15,15 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from accel import buffers, losses
-from accel.buffers import Array
+from accel.buffers import Array, address
+from accel.cupy_graph import Launches, MarginGraphs, Problem, column_sums, margin_gradient, record_loss
 from accel.kernel_lib import KernelLib
-from accel.kernel_table import LOSSES, TYPES
+from accel.kernel_table import LOSSES, TILE, TYPES, WIDE, chunks, walks
 from accel.losses import MarginLoss
-from accel.ops import Ops, Pairs, Params, check_omega, mlp_widths
+from accel.ops import Ops, Pairs, Params, check_omega, mlp_widths, moments_checked
 from accel.ops_sequence import EPS, Cache
 from accel.packing import Group
 
-CHUNK = 128  # rows of a strip of columns: CHUNK in common.cuh
-TILE, WIDE = 64, 64  # rows of a block, widest layer: mlp.cu
 SPAN = 64  # tokens of a sequence, channels of a head: attention.cu
 GROUPS = (
     264  # blocks that share the rows of an MLP, each with a gradient of its own: two for each of 132 processors
@@ -44,6 +43,7 @@ class CupyOps(Ops):
         self.xp, self.lib, self.groups = xp, lib, groups
         self._of_pairs: WeakKeyDictionary[Pairs, tuple[Array, Array]] = WeakKeyDictionary()
         self._widths: dict[tuple[int, ...], Array] = {}
+        self._graphs = MarginGraphs(lib)
 
     # ----- The network of the density experiments -----
 
@@ -99,16 +99,38 @@ class CupyOps(Ops):
         self, params: Params, x_a: Array, x_b: Array, y: Array, loss: MarginLoss
     ) -> tuple[Array, dict[str, Array]]:
         x, y = self.comparisons(params, x_a, x_b, y)
-        widths, kind, loss_type = mlp_widths(params), TYPES.get(str(x.dtype)), LOSS_TYPES.get(loss)
-        if kind is None or loss_type is None or max(widths) > WIDE:
+        variant = self._fused(params, loss)
+        if variant is None:
             return super().mlp_margin_step(params, x[: len(y)], x[len(y) :], y, loss)
-        flat, layers, blocks = self._flat(params), len(widths) - 1, min(-(-2 * len(y) // TILE), self.groups)
-        parts, values = self._empty(flat, blocks * len(flat)), self.lib.empty((blocks,), np.float64)
-        saved = self._empty(flat, blocks, layers, TILE, WIDE)
-        inputs = (x[: len(y)], x[len(y) :], self._dense(y), self._device_widths(widths))
-        outputs = (parts, values, saved, flat, *inputs, layers, len(y), len(flat))
-        self.lib.launch("mlp_margin_step", f"{kind}, {loss_type}", blocks, *outputs)
-        return (values.sum() / len(y)).astype(x.dtype), self._named(params, self._added(parts, len(flat)))
+        network = (self._flat(params), self._device_widths(mlp_widths(params)))
+        values, grads, calls = margin_gradient(self.lib, variant, *network, x, self._dense(y), self.groups)
+        value, step = self._empty(x, 1), self.xp.zeros(1, dtype=np.int64)
+        Launches(self.lib, (*calls, record_loss(value, step, values, len(y)))).launch()
+        return value.reshape(()), self._named(params, grads)
+
+    def mlp_margin_steps(
+        self,
+        params: Params,
+        x_a: Array,
+        x_b: Array,
+        y: Array,
+        loss: MarginLoss,
+        m: Array,
+        v: Array,
+        step: int,
+        lr: Sequence[float],
+        b1: float = 0.9,
+        b2: float = 0.999,
+        eps: float = 1e-8,
+    ) -> Array:
+        flat, variant = moments_checked(params, m, v), self._fused(params, loss)
+        if variant is None or step < 1 or self._flat(params) is not flat:
+            return super().mlp_margin_steps(params, x_a, x_b, y, loss, m, v, step, lr, b1, b2, eps)
+        x, y = self.comparisons(params, x_a, x_b, y)
+        widths, constants = self._device_widths(mlp_widths(params)), (b1, b2, eps)
+        problem = Problem(variant, (flat, m, v), widths, x, y, self.groups, constants)
+        schedule = [(rate, 1.0 / (1.0 - b1**t), 1.0 / (1.0 - b2**t)) for t, rate in enumerate(lr, start=step)]
+        return self._graphs.run(problem, self.xp.asarray(np.array(schedule, flat.dtype).reshape(-1, 3)))
 
     # ----- Comparisons and the optimiser -----
 
@@ -255,14 +277,10 @@ class CupyOps(Ops):
         return dx, self._added(parts, out.shape[1])
 
     def _added(self, parts: Array, columns: int) -> Array:
-        """(R columns,), R >= 1 rows one after the other -> their sum (columns,): CHUNK rows at a time."""
-        while (rows := len(parts) // columns) > 1:
-            sums = self._empty(parts, chunks(rows) * columns)
-            self.lib.launch(
-                "column_sum", TYPES[str(parts.dtype)], walks(rows, columns), sums, parts, rows, columns
-            )
-            parts = sums
-        return parts
+        """(R columns,), R >= 1 rows one after the other -> their sum (columns,)."""
+        total, calls = column_sums(self.lib, parts, columns)
+        Launches(self.lib, calls).launch()
+        return total
 
     def _segments(self, index: Array, n: int) -> tuple[Array, Array]:
         """order (N,) and starts (n + 1,): index is i at order[starts[i] : starts[i + 1]], in ascending places."""
@@ -308,6 +326,13 @@ class CupyOps(Ops):
             return flat
         return buffers.flatten(params, self.xp)[0]
 
+    def _fused(self, params: Params, loss: MarginLoss) -> str | None:
+        """The variant of mlp_margin_step for a network and a loss, or None."""
+        kind, loss_type = TYPES.get(str(params["Dense_0/kernel"].dtype)), LOSS_TYPES.get(loss)
+        if kind is None or loss_type is None or max(mlp_widths(params)) > WIDE:
+            return None
+        return f"{kind}, {loss_type}"
+
     def _named(self, params: Params, flat: Array) -> dict[str, Array]:
         return buffers.views(flat, {name: value.shape for name, value in params.items()})
 
@@ -315,18 +340,3 @@ class CupyOps(Ops):
         if widths not in self._widths:
             self._widths[widths] = self.xp.asarray(widths, dtype=np.int64)
         return self._widths[widths]
-
-
-def address(array: Array) -> int:
-    """Where an array's memory begins."""
-    return int(array.data.ptr if hasattr(array.data, "ptr") else array.ctypes.data)
-
-
-def chunks(rows: int) -> int:
-    """How many parts the sum over so many rows has; one at least."""
-    return max(1, -(-rows // CHUNK))
-
-
-def walks(rows: int, columns: int) -> int:
-    """How many walks down a strip of 32 columns and CHUNK rows cover an array."""
-    return chunks(rows) * -(-columns // 32)

@@ -1,0 +1,346 @@
+"""Steps of the MLP as a CUDA graph: equal to single steps bit for bit, and nothing of a step comes from the host.
+
+The shim's graphs are records of launches, replayed on the same arrays with the same numbers, so that what a step
+would take from the host stays what it was in the first. With a GPU the graphs are CUDA's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from accel import Ops, buffers, cupy_graph, losses
+from accel.kernel_lib import CupyLib
+from accel.minimize import host
+from accel.ops_cupy import CupyOps
+from bench import mlp
+from tests import backends
+from tests.shim import device
+from tests.shim.build import compiler
+from tests.shim.examples import network, rng_of
+from tests.shim.library import Recorded, ShimLib
+
+Problem = tuple[str, int, tuple[int, ...]]
+
+RATES = [0.01, 0.02, 0.005, 0.01, 0.03]
+# loss, comparisons, widths: one tile, a ragged one, several a block, one layer, many sums of parts
+PROBLEMS: list[Problem] = [
+    ("logistic", 130, (1, 64, 5, 1)),
+    ("squared", 33, (2, 17, 1)),
+    ("hinge", 70, (64, 1)),
+    ("ranking", 1, (1, 1)),
+    ("logistic", 32, (3, 9, 9, 9, 1)),
+]
+
+
+class NoGraphs(ShimLib):
+    """A library that cannot capture. calls: every launch, arrays as the place and size of their memory."""
+
+    def __init__(self) -> None:
+        super().__init__(backends.shim_folder(), in_turn=True)
+        self.calls: list[tuple[Any, ...]] = []
+
+    def capture(self, function: Callable[[], None]) -> None:  # type: ignore[override]
+        return None
+
+    def launch(self, name: str, variant: str, items: int, *values: Any) -> None:
+        seen = [(value.data.ptr, value.nbytes) if hasattr(value, "nbytes") else value for value in values]
+        self.calls.append((name, variant, items, *seen))
+        super().launch(name, variant, items, *values)
+
+
+@pytest.fixture(params=["shim", pytest.param("cupy", marks=pytest.mark.gpu)])
+def there(request: pytest.FixtureRequest) -> CupyOps:
+    """The ops on a device, with no graph yet."""
+    ops = backends.ops_of(request.param, in_turn=True)
+    assert isinstance(ops, CupyOps)
+    return CupyOps(ops.xp, ops.lib, ops.groups)
+
+
+def shim_ops(lib: ShimLib | None = None) -> CupyOps:
+    if compiler() is None:
+        pytest.skip("no g++: the kernels cannot run on this CPU")
+    return CupyOps(device.xp, lib or ShimLib(backends.shim_folder(), in_turn=True), groups=3)
+
+
+class Training:
+    """A network, comparisons, moments on the device; `steps` and `singly` go on with it."""
+
+    def __init__(self, ops: CupyOps, problem: Problem, dtype: str = "float64") -> None:
+        name, count, widths = problem
+        rng, self.ops, self.loss, self.done = rng_of(count), ops, getattr(losses, name), 0
+        x = rng.standard_normal((2, count, widths[0]))
+        parts = (x[0], x[1], rng.integers(0, 3, count) / 2)
+        self.inputs = [ops.xp.asarray(part.astype(dtype)) for part in parts]
+        self.flat, self.params = buffers.flatten(network(*widths), ops.xp, dtype)
+        self.m, self.v = ops.xp.zeros_like(self.flat), ops.xp.zeros_like(self.flat)
+        self.losses: list[Any] = []
+        self.constants = (0.8, 0.95, 1e-6)
+
+    def steps(self, rates: list[float], *, singly: bool = False) -> None:
+        call: Any = (
+            (lambda *values: Ops.mlp_margin_steps(self.ops, *values)) if singly else self.ops.mlp_margin_steps
+        )
+        moments = (self.m, self.v, self.done + 1)
+        self.losses.append(host(call(self.params, *self.inputs, self.loss, *moments, rates, *self.constants)))
+        self.done += len(rates)
+
+    def all(self) -> Any:
+        """Every number that training made."""
+        return np.concatenate([*self.losses, *(host(value) for value in (self.flat, self.m, self.v))])
+
+
+def trained(
+    ops: CupyOps, problem: Problem, cuts: tuple[int, ...] = (), dtype: str = "float64", **how: bool
+) -> Any:
+    training = Training(ops, problem, dtype)
+    for start, end in zip((0, *cuts), (*cuts, len(RATES)), strict=True):
+        training.steps(RATES[start:end], **how)
+    result = training.all()
+    assert result.dtype == dtype
+    assert np.all(np.isfinite(result))
+    return result
+
+
+# ----- The steps -----
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_a_graph_is_single_steps(there: CupyOps, problem: Problem, dtype: str) -> None:
+    """Bit for bit, in one call or in several."""
+    expected = trained(there, problem, dtype=dtype, singly=True)
+    for cuts in ((), (1, 1, 4)):
+        np.testing.assert_array_equal(trained(there, problem, cuts, dtype), expected)
+
+
+def test_many_sums_of_parts(there: CupyOps) -> None:
+    """More blocks than CHUNK: the parts are added in two launches."""
+    ops, problem = CupyOps(there.xp, there.lib, groups=200), ("squared", 32 * 130 + 5, (1, 1))
+    np.testing.assert_array_equal(trained(ops, problem), trained(ops, problem, singly=True))
+
+
+def test_one_capture_one_graph_all_steps() -> None:
+    """The first step is launched singly, the other four by the graph; a second call captures nothing."""
+    ops = shim_ops()
+    lib, training = ops.lib, Training(ops, PROBLEMS[0])
+    assert isinstance(lib, ShimLib)
+    device.reads.clear()
+    for value in (training, training):
+        value.steps(RATES)
+    assert device.reads == ["get"] * 2  # this test's own, of the losses
+    assert lib.captures == 1
+    assert lib.launched == [
+        (name, "double, Logistic" if name == "mlp_margin_step" else "double")
+        for name in ("mlp_margin_step", "column_sum", "adam_scheduled", "record_loss")
+    ] * (2 * len(RATES))
+
+
+def test_no_launch_changes_from_step_to_step() -> None:
+    """Every number and address that the host gives is the same in all steps; of Adam singly they are not."""
+    lib = NoGraphs()
+    training = Training(shim_ops(lib), PROBLEMS[0])
+    training.steps(RATES)
+    width = len(lib.calls) // len(RATES)
+    steps = [tuple(lib.calls[start : start + width]) for start in range(0, len(lib.calls), width)]
+    assert (width, len(steps), len(set(steps))) == (4, len(RATES), 1)
+    lib.calls.clear()
+    training.steps(RATES, singly=True)
+    assert len({call for call in lib.calls if call[0] == "adam_step"}) == len(RATES)
+
+
+def test_without_graphs() -> None:
+    """A library that cannot capture: the same bits."""
+    expected = trained(shim_ops(), PROBLEMS[1])
+    np.testing.assert_array_equal(trained(shim_ops(NoGraphs()), PROBLEMS[1], (2,)), expected)
+
+
+def test_longer_than_a_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In pieces, the last one shorter."""
+    expected = trained(shim_ops(), PROBLEMS[1], singly=True)
+    monkeypatch.setattr(cupy_graph, "STEPS", 2)
+    np.testing.assert_array_equal(trained(shim_ops(), PROBLEMS[1]), expected)
+
+
+def test_few_graphs_are_kept() -> None:
+    """One for each network, count of comparisons, loss, constants; the oldest goes, and comes back right."""
+    ops, problems = shim_ops(), [("squared", count, (2, 5, 1)) for count in range(3, 3 + cupy_graph.GRAPHS + 1)]
+    lib, trainings = ops.lib, [Training(ops, problem) for problem in problems]
+    assert isinstance(lib, ShimLib)
+    for turn in range(2):
+        for training in trainings:
+            training.steps(RATES[turn : turn + 1])
+    assert lib.captures == 2 * len(problems)  # the one that is needed next has always just gone
+    for turn in range(2, len(RATES)):
+        trainings[-1].steps(RATES[turn : turn + 1])
+    assert lib.captures == 2 * len(problems)
+    np.testing.assert_array_equal(trainings[-1].all()[len(RATES) :], trained(ops, problems[-1])[len(RATES) :])
+    before, last = lib.captures, trainings[-1]
+    for constants, loss in (
+        ((0.7, 0.95, 1e-6), last.loss),
+        ((0.8, 0.95, 1e-3), last.loss),
+        (last.constants, losses.hinge),
+    ):
+        last.constants, last.loss = constants, loss
+        last.steps([0.01])
+    assert lib.captures == before + 3
+
+
+def test_other_comparisons_same_graph() -> None:
+    """The graph reads copies of x and y: new comparisons of the same shape need no new graph."""
+    found = []
+    for singly in (False, True):
+        ops = shim_ops()
+        training = Training(ops, PROBLEMS[1])
+        training.steps(RATES[:2], singly=singly)
+        x_a, x_b, y = training.inputs
+        training.inputs = [x_b + 1.0, x_a * 1.0, 1.0 - y]
+        training.steps(RATES[2:], singly=singly)
+        found.append(training.all())
+        assert isinstance(ops.lib, ShimLib)
+        assert ops.lib.captures == (not singly)
+    np.testing.assert_array_equal(*found)
+
+
+def test_what_no_kernel_takes() -> None:
+    """Wide networks, float16, a loss of one's own, parameters out of order: as the base class does it."""
+    ops = shim_ops()
+    lib = ops.lib
+    assert isinstance(lib, ShimLib)
+    wide, half, other, turned = (
+        Training(ops, ("squared", 3, widths), dtype)
+        for widths, dtype in (
+            ((2, 65, 1), "float64"),
+            ((2, 5, 1), "float16"),
+            ((2, 5, 1), "float64"),
+            ((1, 1), "float64"),
+        )
+    )
+    other.loss = lambda margin, y: losses.squared(margin, y)
+    views = buffers.views(turned.flat, {"Dense_0/bias": (1,), "Dense_0/kernel": (1, 1)})
+    turned.params = {name: views[name] for name in ("Dense_0/kernel", "Dense_0/bias")}
+    for training in (wide, half, other, turned):
+        training.steps(RATES[:2])
+        assert training.losses[0].shape == (2,)
+    assert lib.captures == 0
+    assert "adam_scheduled" not in {name for name, _ in lib.launched}
+
+
+def test_errors_are_the_base_class_s() -> None:
+    training = Training(shim_ops(), PROBLEMS[1])
+    training.steps([])
+    assert training.losses[0].shape == (0,)
+    training.done = -1
+    with pytest.raises(ValueError, match="step must be >= 1, got 0"):
+        training.steps(RATES)
+    training.m = training.m[:-1]
+    with pytest.raises(ValueError, match="m must be contiguous"):
+        training.steps(RATES)
+
+
+def test_the_bench_takes_graphs() -> None:
+    """python -m bench mlp --ops cupy: its contender's steps."""
+    lib, task, first = NoGraphs(), mlp.draw_task(3, False, 0), mlp.first_params(0)
+    found, expected = (mlp.ops_contender(ops, task, first) for ops in (shim_ops(lib), Ops()))
+    for k in (1, 2):
+        assert abs(found.run(k) - expected.run(k)) < mlp.TENTH_LOSS
+    assert [call[0] for call in lib.calls].count("adam_scheduled") == 3
+    assert "adam_step" not in {call[0] for call in lib.calls}
+
+
+# ----- Capturing -----
+
+
+def test_a_record_keeps_the_numbers_of_its_capture() -> None:
+    """So a step that took a number from the host would not be replayed right; and a capture runs nothing."""
+    lib = ShimLib(backends.shim_folder(), in_turn=True)
+    shim_ops(lib)
+    numbers = iter((1.0, 2.0, 3.0))
+    grads, state = device.xp.full(3, 1.0), [device.xp.full(3, 0.0) for _ in range(3)]
+
+    def step() -> None:
+        lib.launch("adam_step", "double", 3, *state, grads, 3, next(numbers), 0.0, 0.0, 1e-9, 1.0, 1.0)
+
+    graph = lib.capture(step)
+    assert not state[0].get().any()
+    for i in range(2):
+        graph.launch()
+        np.testing.assert_allclose(state[0].get(), -1.0 * (i + 1), rtol=1e-8)
+    step()
+    np.testing.assert_allclose(state[0].get(), -4.0, rtol=1e-8)
+
+
+@pytest.mark.parametrize("what", ["empty", "full", "sum", "add", "an assignment", "get", "bool"])
+def test_a_capture_takes_launches_only(what: str) -> None:
+    """What CUDA refuses, and what would leave a temporary behind; afterwards all is as before."""
+    lib, x = ShimLib(backends.shim_folder()), device.xp.full(3, 1.0)
+    actions: dict[str, Callable[[], Any]] = {
+        "empty": lambda: lib.empty((3,), np.float64),
+        "full": lambda: device.xp.full(3, 1.0),
+        "sum": lambda: x.sum(),
+        "add": lambda: x + x,
+        "an assignment": lambda: x.__setitem__(0, 2.0),
+        "get": lambda: x.get(),
+        "bool": lambda: bool(x[0]),
+    }
+    with pytest.raises(RuntimeError, match=f"{what} while a graph is captured"):
+        lib.capture(actions[what])
+    actions[what]()
+    assert isinstance(lib.capture(lambda: None), Recorded)
+
+
+def stand_in(seen: list[str], refusal: Exception | None = None) -> Any:
+    """What `CupyLib.capture` needs of the module cupy."""
+
+    class Stream:
+        def __init__(self, *, non_blocking: bool) -> None:
+            seen.append(f"stream {non_blocking}")
+
+        def __enter__(self) -> None:
+            seen.append("enter")
+
+        def __exit__(self, *error: Any) -> None:
+            seen.append("exit")
+
+        def begin_capture(self) -> None:
+            seen.append("begin")
+
+        def end_capture(self) -> str:
+            seen.append("end")
+            if refusal:
+                raise refusal
+            return "graph"
+
+    return SimpleNamespace(cuda=SimpleNamespace(Stream=Stream))
+
+
+def test_cupy_captures_on_a_stream_of_its_own() -> None:
+    seen: list[str] = []
+    graph: Any = CupyLib(stand_in(seen)).capture(lambda: seen.append("launches"))
+    assert graph == "graph"
+    assert seen == ["stream True", "enter", "begin", "launches", "end", "exit"]
+
+
+def test_what_cupy_refuses_is_said() -> None:
+    """The stream stops capturing, whoever refused; errors that are not CUDA's are raised."""
+    seen: list[str] = []
+
+    def raising(error: Exception) -> Callable[[], None]:
+        def function() -> None:
+            raise error
+
+        return function
+
+    refused = NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
+    with pytest.warns(UserWarning, match=r"no CUDA graph \(calling cuBLAS .*\): kernels are launched singly"):
+        assert CupyLib(stand_in(seen)).capture(raising(refused)) is None
+    with pytest.raises(TypeError, match="of ours"):
+        CupyLib(stand_in(seen)).capture(raising(TypeError("of ours")))
+    assert seen == 2 * ["stream True", "enter", "begin", "end", "exit"]
+    invalid = RuntimeError("cudaErrorStreamCaptureInvalidated")
+    with pytest.warns(UserWarning, match=r"no CUDA graph \(cudaErrorStreamCaptureInvalidated\)"):
+        assert CupyLib(stand_in(seen, invalid)).capture(lambda: None) is None
