@@ -167,8 +167,8 @@ def test_longer_than_a_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_few_graphs_are_kept() -> None:
-    """One for each network, count of comparisons, loss, constants; the oldest goes, and comes back right."""
-    ops, problems = shim_ops(), [("squared", count, (2, 5, 1)) for count in range(3, 3 + cupy_graph.GRAPHS + 1)]
+    """The oldest goes, and comes back right."""
+    ops, problems = shim_ops(), [PROBLEMS[1]] * (cupy_graph.GRAPHS + 1)
     lib, trainings = ops.lib, [Training(ops, problem) for problem in problems]
     assert isinstance(lib, ShimLib)
     for turn in range(2):
@@ -176,18 +176,37 @@ def test_few_graphs_are_kept() -> None:
             training.steps(RATES[turn : turn + 1])
     assert lib.captures == 2 * len(problems)  # the one that is needed next has always just gone
     for turn in range(2, len(RATES)):
-        trainings[-1].steps(RATES[turn : turn + 1])
+        for training in trainings[1:]:
+            training.steps(RATES[turn : turn + 1])
     assert lib.captures == 2 * len(problems)
-    np.testing.assert_array_equal(trainings[-1].all()[len(RATES) :], trained(ops, problems[-1])[len(RATES) :])
-    before, last = lib.captures, trainings[-1]
-    for constants, loss in (
-        ((0.7, 0.95, 1e-6), last.loss),
-        ((0.8, 0.95, 1e-3), last.loss),
-        (last.constants, losses.hinge),
-    ):
-        last.constants, last.loss = constants, loss
-        last.steps([0.01])
-    assert lib.captures == before + 3
+    for training in trainings[1:]:
+        np.testing.assert_array_equal(training.all(), trained(ops, PROBLEMS[1], singly=True))
+
+
+def test_what_a_graph_cannot_change() -> None:
+    """Other constants, loss, moments, layers, count of comparisons or blocks: another graph, and the right one."""
+    lib, found = ShimLib(backends.shim_folder(), in_turn=True), []
+    for singly in (False, True):
+        ops = shim_ops(lib)
+        training = Training(ops, ("logistic", 130, (1, 4, 1)))
+        deep = {name: value.shape for name, value in network(1, 2, 2, 1).items()}  # 13 numbers too
+        for one, name, value in (
+            (training, "constants", (0.8, 0.95, 1e-6)),
+            (training, "constants", (0.7, 0.95, 1e-6)),
+            (training, "constants", (0.7, 0.95, 1e-3)),
+            (training, "loss", losses.hinge),
+            (training, "inputs", [part[:99] for part in training.inputs]),
+            (training, "m", ops.xp.zeros_like(training.flat)),
+            (training, "v", ops.xp.zeros_like(training.flat)),
+            (training, "params", buffers.views(training.flat, deep)),
+            (ops, "groups", 2),
+        ):
+            setattr(one, name, value)
+            training.steps(RATES[:2], singly=singly)
+            training.steps(RATES[2:3], singly=singly)
+        found.append(training.all())
+    np.testing.assert_array_equal(*found)
+    assert lib.captures == 9
 
 
 def test_other_comparisons_same_graph() -> None:
@@ -234,6 +253,10 @@ def test_errors_are_the_base_class_s() -> None:
     training = Training(shim_ops(), PROBLEMS[1])
     training.steps([])
     assert training.losses[0].shape == (0,)
+    cupy_ops: Any = training.ops
+    flat = training.flat
+    with pytest.raises(ValueError, match="params must be layers of kernel and bias"):
+        cupy_ops.mlp_margin_steps({"bias": flat[:]}, *training.inputs, losses.hinge, flat, flat, 1, RATES)
     training.done = -1
     with pytest.raises(ValueError, match="step must be >= 1, got 0"):
         training.steps(RATES)
