@@ -21,11 +21,6 @@ def size(shapes: Shapes) -> int:
     return sum(math.prod(shape) for shape in shapes.values())
 
 
-def address(array: Array) -> int:
-    """Where an array's memory begins."""
-    return int(array.data.ptr if hasattr(array.data, "ptr") else array.ctypes.data)
-
-
 def views(flat: Array, shapes: Shapes) -> dict[str, Array]:
     """flat (size(shapes),) cut into arrays that share its memory, one after the other in the order of shapes.
 
@@ -57,3 +52,8 @@ def flat_of(params: Mapping[str, Array]) -> Array:
     if flat is None or flat.ndim != 1 or flat.size != sum(value.size for value in params.values()):
         raise ValueError("params must be views into one flat buffer, got separate arrays: call buffers.flatten")
     return flat
+
+
+def address(array: Array) -> int:
+    """Where an array's memory begins."""
+    return int(array.data.ptr if hasattr(array.data, "ptr") else array.ctypes.data)
