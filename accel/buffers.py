@@ -52,3 +52,8 @@ def flat_of(params: Mapping[str, Array]) -> Array:
     if flat is None or flat.ndim != 1 or flat.size != sum(value.size for value in params.values()):
         raise ValueError("params must be views into one flat buffer, got separate arrays: call buffers.flatten")
     return flat
+
+
+def address(array: Array) -> int:
+    """Where an array's memory begins."""
+    return int(array.data.ptr if hasattr(array.data, "ptr") else array.ctypes.data)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from accel import kernel_table
 from accel.buffers import Array
+from accel.cupy_device import line_of
 from accel.kernel_table import KERNELS
+
+
+class Graph(Protocol):
+    """Launches that were captured: on the same arrays with the same numbers, as often as one likes."""
+
+    def launch(self) -> None:
+        """Run them all, in their order, after what was launched before."""
 
 
 class KernelLib(Protocol):
@@ -17,6 +27,13 @@ class KernelLib(Protocol):
 
     def launch(self, name: str, variant: str, items: int, *values: Any) -> None:
         """Run kernel name<variant> over so many items, on arrays and numbers as in the table; nothing for 0."""
+
+    def capture(self, function: Callable[[], None]) -> Graph | None:
+        """The launches that function makes, not run, as a graph; None where there are no graphs.
+
+        function must do nothing else: no new array, no read. It must have run before: what it compiles and loads
+        cannot be captured. Its arrays must live as long as the graph.
+        """
 
 
 class CupyLib:
@@ -35,6 +52,24 @@ class CupyLib:
         blocks, given = kernel.blocks(items), kernel_table.arguments(name, variant, values)
         if blocks:
             self._function(name, variant)((blocks,), (kernel.threads,), tuple(given))
+
+    def capture(self, function: Callable[[], None]) -> Graph | None:
+        """A CUDA graph; CuPy launches it on its current stream. Where that is refused: None, and a warning."""
+        try:
+            return self._captured(function)
+        except RuntimeError as error:
+            warnings.warn(f"no CUDA graph ({line_of(error)}): kernels are launched singly", stacklevel=2)
+            return None
+
+    def _captured(self, function: Callable[[], None]) -> Graph:
+        stream = self._cupy.cuda.Stream(non_blocking=True)  # the null stream cannot capture
+        with stream:
+            stream.begin_capture()
+            try:
+                function()
+            finally:  # else the stream would go on capturing
+                graph: Graph = stream.end_capture()
+        return graph
 
     def _function(self, name: str, variant: str) -> Any:
         if (name, variant) not in self._functions:  # compiled alone: a run needs few of the variants

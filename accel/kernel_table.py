@@ -28,6 +28,8 @@ NUMBERS: dict[str, np.dtype[Any]] = {
     "double": np.dtype(np.float64),
 }
 LARGEST_GRID = 2**31 - 1
+CHUNK = 128  # rows of a strip of columns: CHUNK in common.cuh
+TILE, WIDE = 64, 64  # rows of a block, widest layer: mlp.cu
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ KERNELS = {
         Kernel("segment_sum", "segments", "T* const T* const int64* const int64* int64 int64", 128, ROW_WARPS),
         Kernel("embedding_backward", "segments", "T* const T* const int64* const int64* int", 128, 1),
         Kernel("adam_step", "adam", "T* T* T* const T* int64 T T T T T T", 256, 256),
+        Kernel("adam_scheduled", "adam", "T* T* T* const T* const T* const int64* int64 T T T", 256, 256),
         Kernel(
             "margin_loss",
             "margin",
@@ -114,8 +117,19 @@ KERNELS = {
             1,
             LOSS_TYPES,
         ),
+        Kernel("record_loss", "mlp", "T* int64* const double* int int64", 32, 1),
     )
 }
+
+
+def chunks(rows: int) -> int:
+    """How many parts the sum over so many rows has; one at least."""
+    return max(1, -(-rows // CHUNK))
+
+
+def walks(rows: int, columns: int) -> int:
+    """How many walks down a strip of 32 columns and CHUNK rows cover an array."""
+    return chunks(rows) * -(-columns // 32)
 
 
 def sources() -> tuple[str, ...]:

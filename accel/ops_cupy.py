@@ -14,25 +14,19 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from accel import buffers, losses
 from accel.buffers import Array
 from accel.kernel_lib import KernelLib
-from accel.kernel_table import LOSSES, TYPES
+from accel.kernel_table import TYPES, chunks, walks
 from accel.losses import MarginLoss
-from accel.ops import Ops, Pairs, Params, check_omega, mlp_widths
+from accel.ops import Pairs, check_omega
+from accel.ops_cupy_network import GROUPS, LOSS_TYPES, CupyNetworkOps
 from accel.ops_sequence import EPS, Cache
 from accel.packing import Group
 
-CHUNK = 128  # rows of a strip of columns: CHUNK in common.cuh
-TILE, WIDE = 64, 64  # rows of a block, widest layer: mlp.cu
 SPAN = 64  # tokens of a sequence, channels of a head: attention.cu
-GROUPS = (
-    264  # blocks that share the rows of an MLP, each with a gradient of its own: two for each of 132 processors
-)
-LOSS_TYPES = {getattr(losses, name): kind for name, kind in LOSSES.items()}
 
 
-class CupyOps(Ops):
+class CupyOps(CupyNetworkOps):
     """Ops on the arrays of xp with the kernels of lib. float32 and float64; other dtypes as in `Ops`.
 
     groups: at most so many blocks share the rows of an MLP; where there are more, a block takes several tiles.
@@ -41,74 +35,8 @@ class CupyOps(Ops):
     name = "cupy"
 
     def __init__(self, xp: Any, lib: KernelLib, groups: int = GROUPS) -> None:
-        self.xp, self.lib, self.groups = xp, lib, groups
+        super().__init__(xp, lib, groups)
         self._of_pairs: WeakKeyDictionary[Pairs, tuple[Array, Array]] = WeakKeyDictionary()
-        self._widths: dict[tuple[int, ...], Array] = {}
-
-    # ----- The network of the density experiments -----
-
-    def mlp_forward(self, params: Params, x: Array) -> tuple[Array, Cache]:
-        rows, widths = self._dense(self.mlp_rows(params, x)), mlp_widths(params)
-        kind = TYPES.get(str(rows.dtype))
-        if kind is None:
-            return super().mlp_forward(params, rows)
-        if max(widths) > WIDE:
-            return self._wide_forward(params, rows)
-        flat, layers, tiles = self._flat(params), len(widths) - 1, -(-len(rows) // TILE)
-        out, saved = self._empty(rows, len(rows)), self._empty(rows, tiles, layers, TILE, WIDE)
-        sizes = (self._device_widths(widths), layers, len(rows))
-        self.lib.launch("mlp_forward", kind, len(rows), out, saved, flat, rows, *sizes)
-        return out, (params, flat, saved, sizes)
-
-    def mlp_backward(self, dout: Array, cache: Cache) -> dict[str, Array]:
-        if isinstance(cache, list):
-            return super().mlp_backward(dout, cache)
-        if len(cache) == 2:
-            return self._wide_backward(dout, *cache)
-        params, flat, saved, sizes = cache
-        if len(dout) == 0:
-            return self._named(params, self.xp.zeros_like(flat))
-        blocks = min(len(saved), self.groups)
-        parts = self._empty(flat, blocks * len(flat))
-        values = (parts, self._dense(dout, flat.dtype), saved, flat, *sizes, len(flat))
-        self.lib.launch("mlp_backward", TYPES[str(flat.dtype)], blocks, *values)
-        return self._named(params, self._added(parts, len(flat)))
-
-    def _wide_forward(self, params: Params, rows: Array) -> tuple[Array, Cache]:
-        """The same for layers wider than WIDE: products by xp, bias and tanh by one kernel."""
-        inputs, last = [], len(params) // 2 - 1
-        for i in range(last):
-            inputs.append(rows)
-            rows = self._bias_act("Tanh", rows @ params[f"Dense_{i}/kernel"], params[f"Dense_{i}/bias"])
-        inputs.append(rows)
-        out = rows @ params[f"Dense_{last}/kernel"] + params[f"Dense_{last}/bias"]
-        return out[:, 0], (params, inputs)
-
-    def _wide_backward(self, dout: Array, params: Params, inputs: Sequence[Array]) -> dict[str, Array]:
-        drows, grads = dout[:, None], {}
-        dbias = drows.sum(axis=0)
-        for i in reversed(range(len(inputs))):
-            # forward: rows = inputs @ kernel + bias
-            grads[f"Dense_{i}/bias"], grads[f"Dense_{i}/kernel"] = dbias, inputs[i].T @ drows
-            if i:
-                # forward: inputs = tanh(...)
-                drows, dbias = self._bias_act_gradient("Tanh", drows @ params[f"Dense_{i}/kernel"].T, inputs[i])
-        return buffers.flatten({name: grads[name] for name in params}, self.xp)[1]
-
-    def mlp_margin_step(
-        self, params: Params, x_a: Array, x_b: Array, y: Array, loss: MarginLoss
-    ) -> tuple[Array, dict[str, Array]]:
-        x, y = self.comparisons(params, x_a, x_b, y)
-        widths, kind, loss_type = mlp_widths(params), TYPES.get(str(x.dtype)), LOSS_TYPES.get(loss)
-        if kind is None or loss_type is None or max(widths) > WIDE:
-            return super().mlp_margin_step(params, x[: len(y)], x[len(y) :], y, loss)
-        flat, layers, blocks = self._flat(params), len(widths) - 1, min(-(-2 * len(y) // TILE), self.groups)
-        parts, values = self._empty(flat, blocks * len(flat)), self.lib.empty((blocks,), np.float64)
-        saved = self._empty(flat, blocks, layers, TILE, WIDE)
-        inputs = (x[: len(y)], x[len(y) :], self._dense(y), self._device_widths(widths))
-        outputs = (parts, values, saved, flat, *inputs, layers, len(y), len(flat))
-        self.lib.launch("mlp_margin_step", f"{kind}, {loss_type}", blocks, *outputs)
-        return (values.sum() / len(y)).astype(x.dtype), self._named(params, self._added(parts, len(flat)))
 
     # ----- Comparisons and the optimiser -----
 
@@ -242,28 +170,6 @@ class CupyOps(Ops):
 
     # ----- Pieces -----
 
-    def _bias_act(self, act: str, x: Array, bias: Array) -> Array:
-        x, out = self._dense(x), self._empty(x, *x.shape)
-        values = (out, x, self._dense(bias), x.size, x.shape[1])
-        self.lib.launch("bias_act_forward", f"{TYPES[str(x.dtype)]}, {act}", x.size, *values)
-        return out
-
-    def _bias_act_gradient(self, act: str, dout: Array, out: Array) -> tuple[Array, Array]:
-        dx, parts = self._empty(out, *out.shape), self._empty(out, chunks(len(out)) * out.shape[1])
-        values = (dx, parts, self._dense(dout), out, *out.shape)
-        self.lib.launch("bias_act_backward", f"{TYPES[str(out.dtype)]}, {act}", walks(*out.shape), *values)
-        return dx, self._added(parts, out.shape[1])
-
-    def _added(self, parts: Array, columns: int) -> Array:
-        """(R columns,), R >= 1 rows one after the other -> their sum (columns,): CHUNK rows at a time."""
-        while (rows := len(parts) // columns) > 1:
-            sums = self._empty(parts, chunks(rows) * columns)
-            self.lib.launch(
-                "column_sum", TYPES[str(parts.dtype)], walks(rows, columns), sums, parts, rows, columns
-            )
-            parts = sums
-        return parts
-
     def _segments(self, index: Array, n: int) -> tuple[Array, Array]:
         """order (N,) and starts (n + 1,): index is i at order[starts[i] : starts[i + 1]], in ascending places."""
         index = self._dense(index, np.int64)
@@ -290,43 +196,3 @@ class CupyOps(Ops):
             heads, channels = inputs[0].shape[1:]
             values = (groups[0].starts[first:], heads, channels, 1.0 / math.sqrt(channels))
             self.lib.launch(name, TYPES[str(inputs[0].dtype)], count * heads, *outputs, *inputs, *values)
-
-    def _empty(self, like: Array, *shape: int) -> Array:
-        return self.lib.empty(shape, like.dtype)
-
-    def _dense(self, array: Array, dtype: Any = None) -> Array:
-        return self.xp.ascontiguousarray(array, dtype=dtype)
-
-    def _flat(self, params: Params) -> Array:
-        """The parameters as one buffer in their order: the one below them where it is that, else a copy."""
-        try:
-            flat = buffers.flat_of(params)
-        except ValueError:
-            return buffers.flatten(params, self.xp)[0]
-        ends = [address(flat), *(address(value) + value.nbytes for value in params.values())]
-        if all(address(value) == end for value, end in zip(params.values(), ends, strict=False)):
-            return flat
-        return buffers.flatten(params, self.xp)[0]
-
-    def _named(self, params: Params, flat: Array) -> dict[str, Array]:
-        return buffers.views(flat, {name: value.shape for name, value in params.items()})
-
-    def _device_widths(self, widths: tuple[int, ...]) -> Array:
-        if widths not in self._widths:
-            self._widths[widths] = self.xp.asarray(widths, dtype=np.int64)
-        return self._widths[widths]
-
-
-def address(array: Array) -> int:
-    """Where an array's memory begins."""
-    return int(array.data.ptr if hasattr(array.data, "ptr") else array.ctypes.data)
-
-
-def chunks(rows: int) -> int:
-    """How many parts the sum over so many rows has; one at least."""
-    return max(1, -(-rows // CHUNK))
-
-
-def walks(rows: int, columns: int) -> int:
-    """How many walks down a strip of 32 columns and CHUNK rows cover an array."""
-    return chunks(rows) * -(-columns // 32)

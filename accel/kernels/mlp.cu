@@ -232,3 +232,15 @@ __global__ void mlp_margin_step(T* parts, double* values, T* saved, const T* par
         if (threadIdx.x == 0) values[blockIdx.x] = value;
     }
 }
+
+// losses[*step] = the mean loss of count comparisons, out of the blocks' sums; then the step is counted. One warp.
+template <typename T>
+__global__ void record_loss(T* losses, int64* step, const double* values, int blocks, int64 count) {
+    double value = 0;
+    for (int i = threadIdx.x; i < blocks; i += WARP) value += values[i];
+    value = warp_sum(value);
+    if (threadIdx.x == 0) {
+        losses[*step] = (T)(value / count);
+        *step += 1;
+    }
+}

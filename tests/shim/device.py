@@ -1,18 +1,21 @@
 """Arrays as strict as a GPU's: NumPy below, and above it what CuPy refuses is refused and what waits is counted.
 
 A `DeviceArray` mixes with no NumPy array but its scalars, becomes one only by get(), and every read of a value by
-the host (get, float, int, bool) counts in `reads`. `xp` stands where the module cupy would.
+the host (get, float, int, bool) counts in `reads`. `xp` stands where the module cupy would. While a graph is
+captured, only kernels may be launched: all else raises.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 reads: list[str] = []  # one entry a read
+capturing: list[bool] = []  # one entry while a graph is captured
 METHODS = {
     *("all", "any", "argmax", "astype", "copy", "cumsum", "fill", "max", "mean", "min", "ravel"),
     *("reshape", "sum", "swapaxes", "transpose"),
@@ -72,22 +75,30 @@ class DeviceArray(NDArrayOperatorsMixin):
         return self._view(self._memory[memory(key)])
 
     def __setitem__(self, key: Any, value: Any) -> None:
+        only_launches("an assignment")
         self._memory[memory(key)] = memory(value)
 
     def __getattr__(self, name: str) -> Any:
         if name not in METHODS:
             raise AttributeError(f"a DeviceArray has no {name}")
         method = getattr(self._memory, name)
-        return lambda *values, **options: self._view(method(*memory(values), **memory(options)))
+
+        def call(*values: Any, **options: Any) -> DeviceArray:
+            only_launches(name)
+            return self._view(method(*memory(values), **memory(options)))
+
+        return call
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         if method != "__call__":
             raise TypeError(f"no {method} of {ufunc.__name__} on the device")
+        only_launches(ufunc.__name__)
         out = options.pop("out", None)
         result = ufunc(*memory(inputs), **memory(options), **({"out": memory(out)} if out else {}))
         return out[0] if out else device(result)
 
     def _read(self, how: str) -> Any:
+        only_launches(how)
         reads.append(how)
         return self._memory
 
@@ -117,6 +128,7 @@ class DeviceModule:
         function = getattr(np, name)
 
         def call(*values: Any, **options: Any) -> Any:
+            only_launches(name)
             first = values[:1]
             if name in FROM_HOST:
                 same = isinstance(first[0], DeviceArray)
@@ -130,6 +142,22 @@ class DeviceModule:
             return device(result) if out is None else out
 
         return call
+
+
+@contextmanager
+def capture() -> Iterator[None]:
+    """Meanwhile a graph is captured."""
+    capturing.append(True)
+    try:
+        yield
+    finally:
+        capturing.pop()
+
+
+def only_launches(what: str) -> None:
+    """RuntimeError while a graph is captured: CUDA refuses reads, and a temporary does not outlive the capture."""
+    if capturing:
+        raise RuntimeError(f"{what} while a graph is captured")
 
 
 def memory(value: Any) -> Any:

@@ -147,6 +147,18 @@ def adam(ops: CupyOps) -> None:
             each.adam_step(params, grads, m, v, 3, 0.01, 0.8, 0.9, 1e-3)
             results.append((params, m, v))
         same(*results)
+        same(scheduled(ops, size), results[1])
+
+
+def scheduled(ops: CupyOps, size: int) -> tuple[Array, ...]:
+    """The step of `adam`, by the third row of a schedule."""
+    rng, put = rng_of(size), ops.xp.asarray
+    params, m, grads, v = rng.standard_normal((4, size))
+    rows = np.full((4, 3), np.nan)
+    rows[2] = 0.01, 1 / (1 - 0.8**3), 1 / (1 - 0.9**3)
+    state, now = [put(part) for part in (params, m, v * v)], (put(rows), put(np.array([2])))
+    ops.lib.launch("adam_scheduled", "double", size, *state, put(grads), *now, size, 0.8, 0.9, 1e-3)
+    return tuple(part.get() for part in state)
 
 
 def margins(ops: CupyOps) -> None:
@@ -196,6 +208,16 @@ def networks(ops: CupyOps) -> None:
         x_a, x_b = rng_of(count).standard_normal((2, count, widths[0]))
         values = (network(*widths), x_a, x_b, rng_of(1).integers(0, 3, count) / 2, getattr(losses, name))
         same(OnDevice(ops).mlp_margin_step(*values), PLAIN.mlp_margin_step(*values))
+    losses_of_many_blocks(ops)
+
+
+def losses_of_many_blocks(ops: CupyOps) -> None:
+    """More blocks than a warp has lanes, at the third of four steps; the others' losses stay."""
+    for blocks in (1, 31, 33, 100):
+        values, put = rng_of(blocks).standard_normal(blocks), ops.xp.asarray
+        recorded, step = put(np.zeros(4)), put(np.array([2]))
+        ops.lib.launch("record_loss", "double", 1, recorded, step, put(values), blocks, 7)
+        same((recorded.get(), step.get()), (np.array([0, 0, values.sum() / 7, 0]), np.array([3])))
 
 
 EXAMPLES: dict[str, Callable[[CupyOps], None]] = {  # by source

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accel.kernel_table import KERNELS, arguments, parameters
+from tests.shim import device
 from tests.shim.build import build, symbol
 from tests.shim.device import DeviceArray, memory
 
@@ -50,15 +52,21 @@ class ShimLib:
         self.in_turn, self.fence = in_turn, fence
         self.front, self.back = (0 if sanitize else GUARD), (0 if sanitize or fence else GUARD)
         self.launched: list[tuple[str, str]] = []
+        self.captures = 0
         self._libraries: dict[str, ctypes.CDLL] = {}
+        self._recording: list[tuple[Any, ...]] | None = None
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+        device.only_launches("empty")
         return DeviceArray(np.full(shape, poison(np.dtype(dtype)), dtype))
 
     def launch(self, name: str, variant: str, items: int, *values: Any) -> None:
         """Run the kernel; KernelError where it did wrong."""
-        kernel, label = KERNELS[name], f"{name}<{variant}>"
-        given, roles = memory(arguments(name, variant, values)), parameters(name, variant)
+        kernel, label, typed = KERNELS[name], f"{name}<{variant}>", arguments(name, variant, values)
+        if self._recording is not None:
+            self._recording.append((name, variant, items, *typed))
+            return
+        given, roles = memory(typed), parameters(name, variant)
         blocks = kernel.blocks(items)
         if blocks == 0:
             return
@@ -80,6 +88,17 @@ class ShimLib:
                 if not np.array_equal(bits(outcome[i]), bits(outcomes[0][i])):
                     raise KernelError(f"{label}: argument {i} depends on the schedule ({order})")
             value[...] = outcomes[0][i][inside].reshape(value.shape)
+
+    def capture(self, function: Callable[[], None]) -> Recorded:
+        """As a CUDA graph: nothing runs, and what is no launch raises RuntimeError."""
+        self._recording = []
+        try:
+            with device.capture():
+                function()
+            self.captures += 1
+            return Recorded(self, tuple(self._recording))
+        finally:
+            self._recording = None
 
     def _run(self, name: str, variant: str, blocks: int, before: list[Any], order: int) -> list[Any]:
         """The guarded arrays after the launch: copies of those that the kernel may write."""
@@ -119,6 +138,18 @@ class ShimLib:
             self._libraries[source] = library = ctypes.CDLL(str(path))
             library.shim_error.restype = ctypes.c_char_p
         return self._libraries[source]
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """A graph: launches on the arrays of the capture, with its numbers."""
+
+    lib: ShimLib
+    launches: tuple[tuple[Any, ...], ...]
+
+    def launch(self) -> None:
+        for launch in self.launches:
+            self.lib.launch(*launch)
 
 
 def poison(dtype: np.dtype[Any]) -> Any:

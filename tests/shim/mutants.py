@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,9 @@ class Mixed:
     def launch(self, name: str, variant: str, items: int, *values: Any) -> None:
         broken = name == self.kernel if self.kernel else KERNELS[name].source in self.sources
         (self.wrong if broken else self.right).launch(name, variant, items, *values)
+
+    def capture(self, function: Callable[[], None]) -> None:
+        """No graphs: each launch is looked at."""
 
 
 def caught(mutant: Mutant, right: ShimLib) -> str:

@@ -1,0 +1,145 @@
+"""The MLP's training step on a GPU as launches that never change, so that one CUDA graph makes step after step.
+
+What differs between steps lies on the device: the step's number, a schedule with a row for each step, and the
+losses. The first step of a network is launched kernel by kernel, then captured; all others are the graph's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from accel.buffers import Array, address
+from accel.kernel_lib import Graph, KernelLib
+from accel.kernel_table import TILE, TYPES, WIDE, chunks, walks
+
+STEPS = 1024  # rows of a schedule: what is longer goes in pieces
+GRAPHS = 4  # problems whose buffers and graphs are kept
+
+Call = tuple[Any, ...]  # the arguments of `KernelLib.launch`
+
+
+@dataclass(frozen=True, eq=False)
+class Launches:
+    """Kernels one after the other, each with arguments that never change."""
+
+    lib: KernelLib
+    calls: tuple[Call, ...]
+
+    def launch(self) -> None:
+        for call in self.calls:
+            self.lib.launch(*call)
+
+
+def column_sums(lib: KernelLib, parts: Array, columns: int) -> tuple[Array, tuple[Call, ...]]:
+    """The R >= 1 rows of parts (R columns,) -> their sum (columns,), the calls that add them, CHUNK at a time."""
+    kind, calls = TYPES[str(parts.dtype)], []
+    while (rows := len(parts) // columns) > 1:
+        sums = lib.empty((chunks(rows) * columns,), parts.dtype)
+        calls.append(("column_sum", kind, walks(rows, columns), sums, parts, rows, columns))
+        parts = sums
+    return parts, tuple(calls)
+
+
+def margin_gradient(
+    lib: KernelLib, variant: str, flat: Array, widths: Array, x: Array, y: Array, groups: int
+) -> tuple[Array, Array, tuple[Call, ...]]:
+    """The mean loss of B comparisons -> sums of losses (blocks,), grads (P,), the calls that compute them.
+
+    flat (P,): the parameters. widths: int64. x (2 B, d): the left sides above the right sides. y (B,).
+    """
+    layers, blocks, count, size = len(widths) - 1, min(-(-len(x) // TILE), groups), len(y), len(flat)
+    parts, values = lib.empty((blocks * size,), flat.dtype), lib.empty((blocks,), np.float64)
+    saved = lib.empty((blocks, layers, TILE, WIDE), flat.dtype)
+    inputs = (flat, x[:count], x[count:], y, widths, layers, count, size)
+    step = ("mlp_margin_step", variant, blocks, parts, values, saved, *inputs)
+    grads, sums = column_sums(lib, parts, size)
+    return values, grads, (step, *sums)
+
+
+def record_loss(losses: Array, step: Array, values: Array, count: int) -> Call:
+    """The call that writes the mean loss of count comparisons to losses[step] and adds 1 to step (1,)."""
+    return ("record_loss", TYPES[str(losses.dtype)], 1, losses, step, values, len(values), count)
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What a graph cannot change. variant: of mlp_margin_step. params, m, v (P,): changed in place.
+
+    widths: int64, on the device. x (2 B, d): the left sides above the right sides; y (B,). constants: b1, b2, eps.
+    """
+
+    variant: str
+    state: tuple[Array, Array, Array]
+    widths: Array
+    x: Array
+    y: Array
+    groups: int
+    constants: tuple[float, float, float]
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal where a graph is the same. x and y are copied: only their shapes count."""
+        places = tuple(map(address, (*self.state, self.widths)))
+        return self.variant, places, self.x.shape, self.groups, self.constants
+
+
+class MarginSteps:
+    """Steps of Adam on the mean loss of a problem's comparisons, in buffers that stay where they are.
+
+    params, m and v live as long as this: the graph writes to them.
+    """
+
+    def __init__(self, lib: KernelLib, problem: Problem) -> None:
+        flat, count = problem.state[0], len(problem.y)
+        kind, size, dtype = TYPES[str(flat.dtype)], len(flat), flat.dtype
+        self._lib, self._x, self._y = lib, lib.empty(problem.x.shape, dtype), lib.empty((count,), dtype)
+        self._schedule, self._losses = lib.empty((STEPS, 3), dtype), lib.empty((STEPS,), dtype)
+        self._step = lib.empty((1,), np.int64)
+        inputs = (problem.widths, self._x, self._y, problem.groups)
+        values, grads, calls = margin_gradient(lib, problem.variant, flat, *inputs)
+        now = (self._schedule, self._step)
+        adam = ("adam_scheduled", kind, size, *problem.state, grads, *now, size, *problem.constants)
+        loss = record_loss(self._losses, self._step, values, count)
+        self._singly = Launches(lib, (*calls, adam, loss))
+        self._graph: Graph | None = None
+
+    def run(self, x: Array, y: Array, schedule: Array) -> Array:
+        """A step for each row (lr, 1 / (1 - b1^t), 1 / (1 - b2^t)) of schedule (n, 3) -> losses (n,)."""
+        self._x[...], self._y[...] = x, y.reshape(-1)
+        losses = self._lib.empty((len(schedule),), schedule.dtype)
+        for start in range(0, len(schedule), len(self._losses)):
+            rows = schedule[start : start + len(self._losses)]
+            self._schedule[: len(rows)] = rows
+            self._step.fill(0)
+            for _ in range(len(rows)):
+                self._next()
+            losses[start : start + len(rows)] = self._losses[: len(rows)]
+        return losses
+
+    def _next(self) -> None:
+        """One step. The first compiles and loads its kernels, which a capture cannot."""
+        if self._graph is not None:
+            return self._graph.launch()
+        self._singly.launch()
+        captured = self._lib.capture(self._singly.launch)
+        self._graph = self._singly if captured is None else captured
+        return None
+
+
+class MarginGraphs:
+    """The `MarginSteps` of the problems that were last worked on, at most GRAPHS of them."""
+
+    def __init__(self, lib: KernelLib) -> None:
+        self._lib = lib
+        self._kept: dict[tuple[Any, ...], MarginSteps] = {}
+
+    def run(self, problem: Problem, schedule: Array) -> Array:
+        """As `MarginSteps.run`, by those of the same key or new ones."""
+        steps = self._kept.pop(problem.key, None) or MarginSteps(self._lib, problem)
+        self._kept[problem.key] = steps  # the last used stands last
+        if len(self._kept) > GRAPHS:
+            del self._kept[next(iter(self._kept))]
+        return steps.run(problem.x, problem.y, schedule)

@@ -1,0 +1,174 @@
+"""The density experiments' network on a GPU, and what all ops there are made of.
+
+Up to WIDE units a layer, rows go through all layers in one kernel; wider ones as products by xp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from accel import buffers, losses
+from accel.buffers import Array, address
+from accel.cupy_graph import Launches, MarginGraphs, Problem, column_sums, margin_gradient, record_loss
+from accel.kernel_lib import KernelLib
+from accel.kernel_table import LOSSES, TILE, TYPES, WIDE, chunks, walks
+from accel.losses import MarginLoss
+from accel.ops import Ops, Params, mlp_widths, moments_checked
+from accel.ops_sequence import Cache
+
+GROUPS = (
+    264  # blocks that share the rows of an MLP, each with a gradient of its own: two for each of 132 processors
+)
+LOSS_TYPES = {getattr(losses, name): kind for name, kind in LOSSES.items()}
+
+
+class CupyNetworkOps(Ops):
+    """The part of `CupyOps` for the network; the arguments are its."""
+
+    def __init__(self, xp: Any, lib: KernelLib, groups: int) -> None:
+        self.xp, self.lib, self.groups = xp, lib, groups
+        self._widths: dict[tuple[int, ...], Array] = {}
+        self._graphs = MarginGraphs(lib)
+
+    # ----- The network of the density experiments -----
+
+    def mlp_forward(self, params: Params, x: Array) -> tuple[Array, Cache]:
+        rows, widths = self._dense(self.mlp_rows(params, x)), mlp_widths(params)
+        kind = TYPES.get(str(rows.dtype))
+        if kind is None:
+            return super().mlp_forward(params, rows)
+        if max(widths) > WIDE:
+            return self._wide_forward(params, rows)
+        flat, layers, tiles = self._flat(params), len(widths) - 1, -(-len(rows) // TILE)
+        out, saved = self._empty(rows, len(rows)), self._empty(rows, tiles, layers, TILE, WIDE)
+        sizes = (self._device_widths(widths), layers, len(rows))
+        self.lib.launch("mlp_forward", kind, len(rows), out, saved, flat, rows, *sizes)
+        return out, (params, flat, saved, sizes)
+
+    def mlp_backward(self, dout: Array, cache: Cache) -> dict[str, Array]:
+        if isinstance(cache, list):
+            return super().mlp_backward(dout, cache)
+        if len(cache) == 2:
+            return self._wide_backward(dout, *cache)
+        params, flat, saved, sizes = cache
+        if len(dout) == 0:
+            return self._named(params, self.xp.zeros_like(flat))
+        blocks = min(len(saved), self.groups)
+        parts = self._empty(flat, blocks * len(flat))
+        values = (parts, self._dense(dout, flat.dtype), saved, flat, *sizes, len(flat))
+        self.lib.launch("mlp_backward", TYPES[str(flat.dtype)], blocks, *values)
+        return self._named(params, self._added(parts, len(flat)))
+
+    def _wide_forward(self, params: Params, rows: Array) -> tuple[Array, Cache]:
+        """The same for layers wider than WIDE: products by xp, bias and tanh by one kernel."""
+        inputs, last = [], len(params) // 2 - 1
+        for i in range(last):
+            inputs.append(rows)
+            rows = self._bias_act("Tanh", rows @ params[f"Dense_{i}/kernel"], params[f"Dense_{i}/bias"])
+        inputs.append(rows)
+        out = rows @ params[f"Dense_{last}/kernel"] + params[f"Dense_{last}/bias"]
+        return out[:, 0], (params, inputs)
+
+    def _wide_backward(self, dout: Array, params: Params, inputs: Sequence[Array]) -> dict[str, Array]:
+        drows, grads = dout[:, None], {}
+        dbias = drows.sum(axis=0)
+        for i in reversed(range(len(inputs))):
+            # forward: rows = inputs @ kernel + bias
+            grads[f"Dense_{i}/bias"], grads[f"Dense_{i}/kernel"] = dbias, inputs[i].T @ drows
+            if i:
+                # forward: inputs = tanh(...)
+                drows, dbias = self._bias_act_gradient("Tanh", drows @ params[f"Dense_{i}/kernel"].T, inputs[i])
+        return buffers.flatten({name: grads[name] for name in params}, self.xp)[1]
+
+    def mlp_margin_step(
+        self, params: Params, x_a: Array, x_b: Array, y: Array, loss: MarginLoss
+    ) -> tuple[Array, dict[str, Array]]:
+        x, y = self.comparisons(params, x_a, x_b, y)
+        variant = self._fused(params, loss)
+        if variant is None:
+            return super().mlp_margin_step(params, x[: len(y)], x[len(y) :], y, loss)
+        network = (self._flat(params), self._device_widths(mlp_widths(params)))
+        values, grads, calls = margin_gradient(self.lib, variant, *network, x, self._dense(y), self.groups)
+        value, step = self._empty(x, 1), self.xp.zeros(1, dtype=np.int64)
+        Launches(self.lib, (*calls, record_loss(value, step, values, len(y)))).launch()
+        return value.reshape(()), self._named(params, grads)
+
+    def mlp_margin_steps(
+        self,
+        params: Params,
+        x_a: Array,
+        x_b: Array,
+        y: Array,
+        loss: MarginLoss,
+        m: Array,
+        v: Array,
+        step: int,
+        lr: Sequence[float],
+        b1: float = 0.9,
+        b2: float = 0.999,
+        eps: float = 1e-8,
+    ) -> Array:
+        flat, variant = moments_checked(params, m, v), self._fused(params, loss)
+        if variant is None or step < 1 or self._flat(params) is not flat:
+            return super().mlp_margin_steps(params, x_a, x_b, y, loss, m, v, step, lr, b1, b2, eps)
+        x, y = self.comparisons(params, x_a, x_b, y)
+        widths, constants = self._device_widths(mlp_widths(params)), (b1, b2, eps)
+        problem = Problem(variant, (flat, m, v), widths, x, y, self.groups, constants)
+        schedule = [(rate, 1.0 / (1.0 - b1**t), 1.0 / (1.0 - b2**t)) for t, rate in enumerate(lr, start=step)]
+        return self._graphs.run(problem, self.xp.asarray(np.array(schedule, flat.dtype).reshape(-1, 3)))
+
+    # ----- Pieces -----
+
+    def _bias_act(self, act: str, x: Array, bias: Array) -> Array:
+        x, out = self._dense(x), self._empty(x, *x.shape)
+        values = (out, x, self._dense(bias), x.size, x.shape[1])
+        self.lib.launch("bias_act_forward", f"{TYPES[str(x.dtype)]}, {act}", x.size, *values)
+        return out
+
+    def _bias_act_gradient(self, act: str, dout: Array, out: Array) -> tuple[Array, Array]:
+        dx, parts = self._empty(out, *out.shape), self._empty(out, chunks(len(out)) * out.shape[1])
+        values = (dx, parts, self._dense(dout), out, *out.shape)
+        self.lib.launch("bias_act_backward", f"{TYPES[str(out.dtype)]}, {act}", walks(*out.shape), *values)
+        return dx, self._added(parts, out.shape[1])
+
+    def _added(self, parts: Array, columns: int) -> Array:
+        """(R columns,), R >= 1 rows one after the other -> their sum (columns,)."""
+        total, calls = column_sums(self.lib, parts, columns)
+        Launches(self.lib, calls).launch()
+        return total
+
+    def _empty(self, like: Array, *shape: int) -> Array:
+        return self.lib.empty(shape, like.dtype)
+
+    def _dense(self, array: Array, dtype: Any = None) -> Array:
+        return self.xp.ascontiguousarray(array, dtype=dtype)
+
+    def _flat(self, params: Params) -> Array:
+        """The parameters as one buffer in their order: the one below them where it is that, else a copy."""
+        try:
+            flat = buffers.flat_of(params)
+        except ValueError:
+            return buffers.flatten(params, self.xp)[0]
+        ends = [address(flat), *(address(value) + value.nbytes for value in params.values())]
+        if all(address(value) == end for value, end in zip(params.values(), ends, strict=False)):
+            return flat
+        return buffers.flatten(params, self.xp)[0]
+
+    def _fused(self, params: Params, loss: MarginLoss) -> str | None:
+        """The variant of mlp_margin_step for a network and a loss, or None."""
+        widest = max(mlp_widths(params))  # ValueError where params are no network
+        kind, loss_type = TYPES.get(str(params["Dense_0/kernel"].dtype)), LOSS_TYPES.get(loss)
+        if kind is None or loss_type is None or widest > WIDE:
+            return None
+        return f"{kind}, {loss_type}"
+
+    def _named(self, params: Params, flat: Array) -> dict[str, Array]:
+        return buffers.views(flat, {name: value.shape for name, value in params.items()})
+
+    def _device_widths(self, widths: tuple[int, ...]) -> Array:
+        if widths not in self._widths:
+            self._widths[widths] = self.xp.asarray(widths, dtype=np.int64)
+        return self._widths[widths]
