@@ -20,6 +20,7 @@ from accel.kernel_lib import KernelLib
 from accel.kernel_table import LOSSES, TYPES
 from accel.losses import MarginLoss
 from accel.ops import Ops, Pairs, Params, check_omega, mlp_widths
+from accel.ops_cupy_sampling import CupySamplingOps
 from accel.ops_sequence import EPS, Cache
 from accel.packing import Group
 
@@ -32,7 +33,7 @@ GROUPS = (
 LOSS_TYPES = {getattr(losses, name): kind for name, kind in LOSSES.items()}
 
 
-class CupyOps(Ops):
+class CupyOps(CupySamplingOps, Ops):
     """Ops on the arrays of xp with the kernels of lib. float32 and float64; other dtypes as in `Ops`.
 
     groups: at most so many blocks share the rows of an MLP; where there are more, a block takes several tiles.

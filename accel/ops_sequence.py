@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from accel import philox
 from accel.buffers import Array
 from accel.packing import Group
 
@@ -259,6 +260,15 @@ class SequenceOps:
         dlogits[self.xp.arange(len(x)), targets] += dout
         # forward: logits = x @ kernel + bias
         return dlogits @ kernel.T, x.T @ dlogits, dlogits.sum(axis=0)
+
+    # ----- Drawing -----
+
+    def uniform(self, key: int, size: int, length: int) -> Array:
+        """(size, length), float64: numbers in [0, 1), the same bits on every backend. `accel/philox.py`.
+
+        Raises ValueError unless 0 <= key < 2^64.
+        """
+        return philox.uniform(key, size, length)
 
     def next_token(self, x: Array, kernel: Array, bias: Array, uniform: Array) -> tuple[Array, Array]:
         """The token v where the cumulated softmax of x W + b passes uniform, and its log-probability.

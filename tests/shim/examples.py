@@ -198,6 +198,11 @@ def networks(ops: CupyOps) -> None:
         same(OnDevice(ops).mlp_margin_step(*values), PLAIN.mlp_margin_step(*values))
 
 
+def random_numbers(ops: CupyOps) -> None:
+    for key, size, length in ((0, 0, 3), (1, 1, 1), (2**64 - 1, 3, 200), (0x0123456789ABCDEF, 171, 3)):
+        np.testing.assert_array_equal(ops.uniform(key, size, length).get(), PLAIN.uniform(key, size, length))
+
+
 EXAMPLES: dict[str, Callable[[CupyOps], None]] = {  # by source
     "columns": column_sums,
     "bias": biases,
@@ -209,4 +214,5 @@ EXAMPLES: dict[str, Callable[[CupyOps], None]] = {  # by source
     "adam": adam,
     "margin": margins,
     "mlp": networks,
+    "philox": random_numbers,
 }
