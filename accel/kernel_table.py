@@ -117,6 +117,7 @@ KERNELS = {
             1,
             LOSS_TYPES,
         ),
+        Kernel("next_token", "next_token", "int64* double* const T* const T* const double* int", 256, 1),
         Kernel("philox_uniform", "philox", "T* uint64 int64 int", 256, 256, types=("double",)),
     )
 }

@@ -287,6 +287,6 @@ class SequenceOps:
     def draw_sequences(
         self, params: Mapping[str, Array], config: TransformerConfig, uniform: Array, eos: int
     ) -> tuple[Array, Array, Array] | None:
-        """As `accel.sampling.draw` describes it, in one go: where a backend has a way of its own. None: token by
-        token, by the ops above."""
+        """As `accel.sampling.draw` describes it, with the numbers of `uniform` (size, max_length): where a backend
+        has a way of its own. None: token by token, by the ops above."""
         return None
