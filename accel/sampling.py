@@ -103,7 +103,7 @@ def draw(
     """tokens (size, max_length), their log-likelihoods (size,), and which of them ended with eos.
 
     Every sequence has its own random number at every place: what one becomes does not depend on others. The rng
-    gives no more than a key, so that all backends draw the same sequences from it.
+    gives no more than their key: all backends draw the same sequences from it, but where a rounding decides.
     """
     uniform = ops.uniform(int(rng.integers(1 << 64, dtype=np.uint64)), size, max_length)
     with ops.fixed():
