@@ -24,6 +24,7 @@ LOSSES = {"logistic": "Logistic", "squared": "Squared", "hinge": "Hinge", "ranki
 PREAMBLE = {"margin": ("common.cuh", "losses.cuh"), "mlp": ("common.cuh", "losses.cuh")}
 NUMBERS: dict[str, np.dtype[Any]] = {
     "int64": np.dtype(np.int64),
+    "uint64": np.dtype(np.uint64),
     "int": np.dtype(np.int32),
     "double": np.dtype(np.float64),
 }
@@ -38,6 +39,7 @@ class Kernel:
 
     arguments: C types in order, T the first template argument; "T*" is written, "const T*" only read. threads: of
     a block. items: how many of those that `launch` counts a block takes. options: the second template argument.
+    types: the first.
     """
 
     name: str
@@ -46,13 +48,14 @@ class Kernel:
     threads: int
     items: int
     options: tuple[str, ...] = ()
+    types: tuple[str, ...] = tuple(TYPES.values())
 
     @property
     def variants(self) -> tuple[str, ...]:
         """Every template argument list that is compiled."""
         if not self.options:
-            return tuple(TYPES.values())
-        return tuple(", ".join(pair) for pair in product(TYPES.values(), self.options))
+            return self.types
+        return tuple(", ".join(pair) for pair in product(self.types, self.options))
 
     def blocks(self, items: int) -> int:
         """Blocks of a launch; ValueError where the grid cannot be so large."""
@@ -118,6 +121,8 @@ KERNELS = {
             LOSS_TYPES,
         ),
         Kernel("record_loss", "mlp", "T* int64* const double* int int64", 32, 1),
+        Kernel("next_token", "next_token", "int64* double* const T* const T* const double* int", 256, 1),
+        Kernel("philox_uniform", "philox", "T* uint64 int64 int", 256, 256, types=("double",)),
     )
 }
 

@@ -23,6 +23,7 @@ from accel.buffers import Array
 from accel.losses import MarginLoss, hinge, logistic, ranking, squared
 from accel.models import LatentValues
 from accel.ops import Ops, Pairs, check_integer, get_ops
+from accel.philox import subkey
 
 Values = NDArray[np.float64]
 
@@ -39,22 +40,26 @@ class Objective(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """A likelihood term of fresh draws: weight times the shares of `size` points drawn by mass (n,), at each step.
+    """A likelihood term of fresh draws: weight times the shares of `size` points drawn by mass, at each step.
 
-    Step s draws from the generator of (seed, s): a resumed run draws what an uninterrupted one does.
+    cumulative (n,): the mass up to each point and its own, float64. Step s draws with the key of (seed, s): a
+    resumed run draws what an uninterrupted one does, and every backend the same.
     """
 
-    mass: Values
+    cumulative: Array
     size: int
     weight: float
     seed: int = 0
 
-    def shares(self, step: int) -> Values:
-        """(n,): weight times the share of each point among the draws of that step."""
-        cumulative = np.cumsum(self.mass)
-        at = np.random.default_rng((self.seed, step)).random(self.size) * cumulative[-1]
-        counts = np.bincount(np.searchsorted(cumulative, at, side="right"), minlength=len(cumulative))
-        return np.asarray(counts * (self.weight / self.size))
+    def on(self, ops: Ops) -> Draws:
+        return replace(self, cumulative=ops.xp.asarray(self.cumulative))
+
+    def shares(self, ops: Ops, step: int) -> Array:
+        """(n,), where ops computes: weight times the share of each point among the draws of that step."""
+        at = ops.uniform(subkey(self.seed, step), 1, self.size)[0] * self.cumulative[-1]
+        index = ops.xp.searchsorted(self.cumulative, at, side="right")
+        counts = ops.scatter(index, ops.xp.full(self.size, 1.0), len(self.cumulative))
+        return counts * (self.weight / self.size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,10 +83,13 @@ class PreferenceObjective:
         return not isinstance(self.f, float) or self.likelihood is not None
 
     def on(self, ops: Ops, dtype: str) -> Self:
+        def put(value: Array | Draws) -> Any:
+            return value.on(ops) if isinstance(value, Draws) else ops.xp.asarray(value, dtype=dtype)
+
         arrays = {
-            name: ops.xp.asarray(value, dtype=dtype)
+            name: put(value)
             for name in ("f", "g", "likelihood", "log_measure")
-            if (value := getattr(self, name)) is not None and not isinstance(value, float | Draws)
+            if (value := getattr(self, name)) is not None and not isinstance(value, float)
         }
         return replace(self, pairs=_pairs_on(self.pairs, ops, dtype), **arrays)
 
@@ -99,7 +107,7 @@ class PreferenceObjective:
         if self.likelihood is not None:
             likelihood = self.likelihood
             if isinstance(likelihood, Draws):
-                likelihood = ops.xp.asarray(likelihood.shares(step), dtype=values.dtype)
+                likelihood = likelihood.shares(ops, step).astype(values.dtype)
             # forward: loss = loss - sum(likelihood * log_p)
             loss, dlog_p = loss - likelihood @ log_p, dlog_p - likelihood
         # forward: log_p = values - log_z
@@ -169,10 +177,12 @@ def slic_hf(
     """E max(0, delta - h) - weight E_pre[log p], h = log p of the winner less that of the loser. Zhao et al. 2023.
 
     weight: the paper's lambda. draws: 0 takes E_pre exactly over the support; else so many fresh draws a step.
-    ValueError unless delta, weight, draws and seed are >= 0.
+    ValueError unless delta, weight, draws and seed are >= 0, and seed < 2^64.
     """
     check_integer("draws", draws, 0)
     check_integer("seed", seed, 0)
+    if seed >= 1 << 64:
+        raise ValueError(f"seed must be < 2^64, got {seed}")
     for name, value in (("delta", delta), ("weight", weight)):
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{name} must be >= 0, got {value}")
@@ -183,7 +193,7 @@ def slic_hf(
         raise ValueError(f"log_p_pre must be normalised, got a mass of {mass.sum():.6g}; give its measure")
     likelihood = None
     if weight > 0:
-        likelihood = Draws(mass, draws, weight, seed) if draws else weight * mass
+        likelihood = Draws(np.cumsum(mass), draws, weight, seed) if draws else weight * mass
     if delta > 0:  # max(0, delta - h) = delta max(0, 1 - h / delta)
         return PreferenceObjective(pairs, hinge, 1 / delta, 0.0, delta, likelihood, log_measure)
     return PreferenceObjective(pairs, ranking, 1.0, 0.0, 1.0, likelihood, log_measure)

@@ -20,13 +20,14 @@ from accel.kernel_table import TYPES, chunks, walks
 from accel.losses import MarginLoss
 from accel.ops import Pairs, check_omega
 from accel.ops_cupy_network import GROUPS, LOSS_TYPES, CupyNetworkOps
+from accel.ops_cupy_sampling import CupySamplingOps
 from accel.ops_sequence import EPS, Cache
 from accel.packing import Group
 
 SPAN = 64  # tokens of a sequence, channels of a head: attention.cu
 
 
-class CupyOps(CupyNetworkOps):
+class CupyOps(CupySamplingOps, CupyNetworkOps):
     """Ops on the arrays of xp with the kernels of lib. float32 and float64; other dtypes as in `Ops`.
 
     groups: at most so many blocks share the rows of an MLP; where there are more, a block takes several tiles.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from accel import philox
 from accel.buffers import Array
 from accel.packing import Group
 
@@ -260,6 +261,15 @@ class SequenceOps:
         # forward: logits = x @ kernel + bias
         return dlogits @ kernel.T, x.T @ dlogits, dlogits.sum(axis=0)
 
+    # ----- Drawing -----
+
+    def uniform(self, key: int, size: int, length: int) -> Array:
+        """(size, length), float64: numbers in [0, 1), the same bits on every backend. `accel/philox.py`.
+
+        Raises ValueError unless 0 <= key < 2^64.
+        """
+        return philox.uniform(key, size, length)
+
     def next_token(self, x: Array, kernel: Array, bias: Array, uniform: Array) -> tuple[Array, Array]:
         """The token v where the cumulated softmax of x W + b passes uniform, and its log-probability.
 
@@ -277,6 +287,6 @@ class SequenceOps:
     def draw_sequences(
         self, params: Params, config: TransformerConfig, uniform: Array, eos: int
     ) -> tuple[Array, Array, Array] | None:
-        """As `accel.sampling.draw` describes it, in one go: where a backend has a way of its own. None: token by
-        token, by the ops above."""
+        """As `accel.sampling.draw` describes it, with the numbers of `uniform` (size, max_length): where a backend
+        has a way of its own. None: token by token, by the ops above."""
         return None

@@ -102,12 +102,16 @@ def draw(
 ) -> Drawn:
     """tokens (size, max_length), their log-likelihoods (size,), and which of them ended with eos.
 
-    Every sequence has its own random number at every place: what one becomes does not depend on others.
+    Every sequence has its own random number at every place: what one becomes does not depend on others. The rng
+    gives no more than their key: all backends draw the same sequences from it, but where a rounding decides.
     """
-    uniform = rng.random((size, max_length))
+    uniform = ops.uniform(int(rng.integers(1 << 64, dtype=np.uint64)), size, max_length)
     with ops.fixed():
         drawn = ops.draw_sequences(params, config, uniform, eos)
-        return draw_by_token(ops, params, config, uniform, eos) if drawn is None else drawn
+        if drawn is None:
+            return draw_by_token(ops, params, config, _host(uniform), eos)
+    tokens, log_p, ended = (_host(part) for part in drawn)
+    return tokens, log_p, ended
 
 
 def draw_by_token(
@@ -116,13 +120,13 @@ def draw_by_token(
     """The same out of uniform (size, max_length): all sequences a token further at a time."""
     (size, max_length), xp, table = uniform.shape, ops.xp, params[EMBEDDING]
     place = xp.asarray(positions(config.max_len, config.emb_dim), dtype=table.dtype)
-    store = _store(ops, params, config, size, max_length)
+    store = key_value_store(ops, params, config, size, max_length)
     tokens, log_p = np.zeros((size, max_length), np.int64), np.zeros(size)
     active, last = np.arange(size), np.zeros(size, np.int64)  # which sequence stands in which slot; its last token
     ended = np.zeros(size, np.bool_)
     for t in range(max_length):
         x = table[xp.asarray(last)] + place[t]
-        x = _last_rows(ops, params, config, x, store[:, :, : len(active)], t)
+        x = last_rows(ops, params, config, x, store[:, :, : len(active)], t)
         chance = xp.asarray(uniform[active, t])
         drawn = ops.next_token(x, params[f"{OUTPUT}/kernel"], params[f"{OUTPUT}/bias"], chance)
         last, token_log_p = _host(drawn[0]).astype(np.int64), _host(drawn[1])
@@ -140,14 +144,16 @@ def draw_by_token(
     return tokens, log_p, ended
 
 
-def _store(ops: SequenceOps, params: Params, config: TransformerConfig, size: int, max_length: int) -> Array:
+def key_value_store(
+    ops: SequenceOps, params: Params, config: TransformerConfig, size: int, max_length: int
+) -> Array:
     """Room for keys and values: [layer, key or value, N, H, T, D]."""
     heads, channels = config.num_heads, config.qkv_dim // config.num_heads
     shape = (config.num_layers, 2, size, heads, max_length, channels)
     return ops.xp.empty(shape, dtype=params[EMBEDDING].dtype)
 
 
-def _last_rows(
+def last_rows(
     ops: SequenceOps, params: Params, config: TransformerConfig, x: Array, store: Array, t: int
 ) -> Array:
     """[N, C], the embedded inputs at t -> what the logits are made of; their keys and values enter the store."""

@@ -38,7 +38,7 @@ class Case:
 
 def cases(sizes: Sequence[int] = SIZES) -> Iterator[Case]:
     """Every op from the smallest size to the largest."""
-    for make in (layers, outputs, attentions, comparisons, networks):
+    for make in (layers, outputs, draws, attentions, comparisons, networks):
         seen: set[tuple[str, int]] = set()  # the smallest sizes may come to the same
         for case in (case for size in sizes for case in make(size)):
             if (case.op, case.size) not in seen:
@@ -119,6 +119,21 @@ def outputs(size: int) -> Iterator[Case]:
     weights, products = channels * VOCAB, 2.0 * n * channels
     moved = (weights + rows * channels, 2 * weights + 2 * rows * channels)
     yield from pair("token_log_p", n, moved, (products + 4 * n, 2 * products + 4 * n), arrays)
+
+
+def draws(size: int) -> Iterator[Case]:
+    """Random numbers, some 70 operations for two of them; and tokens, a row of VOCAB logits each."""
+    rows, channels = max(1, size // VOCAB), 64
+    n = rows * VOCAB
+
+    def next_token(ops: Ops, dtype: Any) -> Call:
+        x, kernel = noise(ops, dtype, rows, channels), noise(ops, dtype, channels, VOCAB)
+        bias, chance = noise(ops, dtype, VOCAB), ops.uniform(4, 1, rows)[0]
+        return lambda: ops.next_token(x, kernel, bias, chance)[1]  # the log-probabilities
+
+    yield Case("uniform", n, 8.0 * n, 35.0 * n, lambda ops, dtype: lambda: ops.uniform(4, rows, VOCAB))
+    moved = 4.0 * (channels * VOCAB + rows * channels) + 8 * rows
+    yield Case("next_token", n, moved, 2.0 * n * channels + 5 * n, next_token)
 
 
 def attentions(size: int) -> Iterator[Case]:

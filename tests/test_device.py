@@ -101,6 +101,21 @@ def test_no_step_waits_for_the_host() -> None:
     assert device.reads == ["get"] * 3
 
 
+def test_no_step_copies_its_draws_from_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SLiC-HF's regulariser: a step draws it where it is used, and as NumPy does, to the bit."""
+    ops = backends.ops_of("shim", in_turn=True)
+    objective = OBJECTIVES["slic_hf"](some_pairs(ops)).on(ops, "float32")
+    values = ops.xp.asarray(np.sin(X), dtype="float32")
+    monkeypatch.setattr(device, "FROM_HOST", set())  # nothing may come from there from now on
+    device.reads.clear()
+    losses = [objective(ops, values, step)[0] for step in range(3)]
+    shares = objective.likelihood.shares(ops, 2)
+    assert device.reads == []
+    assert len({float(loss) for loss in losses}) == 3
+    plain = OBJECTIVES["slic_hf"](some_pairs(get_ops("numpy"))).likelihood.shares(get_ops("numpy"), 2)
+    np.testing.assert_array_equal(host(shares), plain)
+
+
 def test_no_step_of_the_transformer_reads() -> None:
     ops = backends.shim_ops(in_turn=True)
     params, tokens = language_model(ops)

@@ -260,11 +260,11 @@ def test_draws_depend_on_seed_and_step_only() -> None:
     objective = objectives.slic_hf(pairs, 1.0, 0.7, np.log(mass), draws=1000, seed=3)
     draws = objective.likelihood
     assert isinstance(draws, objectives.Draws)
-    shares = np.stack([draws.shares(step) for step in range(400)])
+    shares = np.stack([draws.shares(OPS, step) for step in range(400)])
     assert_close(shares.sum(axis=1), np.full(400, 0.7), CLOSED_FORM)
-    assert np.array_equal(shares[7], replace(draws).shares(7))
+    assert np.array_equal(shares[7], replace(draws).shares(OPS, 7))
     assert not np.array_equal(shares[7], shares[8])
-    assert not np.array_equal(shares[7], replace(draws, seed=4).shares(7))
+    assert not np.array_equal(shares[7], replace(draws, seed=4).shares(OPS, 7))
     deviation = 0.7 * np.sqrt(mass * (1 - mass) / 400_000)
     assert (np.abs(shares.mean(axis=0) - 0.7 * mass) < 5 * deviation).all()
     exact, drawn = replace(objective, likelihood=0.7 * mass), replace(objective, likelihood=shares[7])
@@ -312,6 +312,10 @@ def test_comparisons_are_their_win_matrix(seed: int, n: int) -> None:
         (
             lambda p: objectives.slic_hf(p, 1.0, 1.0, np.log([0.5, 0.5]), draws=2, seed=-1),
             "seed must be >= 0, got -1",
+        ),
+        (
+            lambda p: objectives.slic_hf(p, 1.0, 1.0, np.log([0.5, 0.5]), draws=2, seed=2**64),
+            f"seed must be < 2^64, got {2**64}",
         ),
         (lambda p: objectives.rrhf(p, [1.0, 0.0]), "lengths must be > 0, got 0.0"),
         (lambda p: objectives.rrhf(p, 1.0, weight=-1.0), "weight must be >= 0, got -1.0"),

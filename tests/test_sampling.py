@@ -1,4 +1,4 @@
-"""The compiled sampler against the plain one, token by token, and what it promises."""
+"""The compiled sampler and the device's against the plain one, token by token, and what they promise."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from accel import numba_sampling
+from accel import buffers, numba_sampling, ops_cupy_sampling
+from accel.minimize import host
 from accel.ops import Ops
+from accel.ops_cupy_sampling import LOOK
 from accel.ops_numba import NumbaOps
-from accel.sampling import draw_by_token, sample
+from accel.sampling import draw, draw_by_token, sample
 from accel.transformer import TransformerConfig, log_likelihood, transformer_init
-from tests import checks
+from tests import backends, checks
+from tests.shim import device
 
 PLAIN, FAST = Ops(), NumbaOps(2)
 EOS = 2
@@ -127,3 +130,130 @@ def test_slots_are_as_many_as_stay_in_cache() -> None:
     assert numba_sampling.slots(1) == numba_sampling.MOST
     assert numba_sampling.slots(numba_sampling.CACHE // 20) == 18
     assert numba_sampling.slots(numba_sampling.CACHE) == 12
+
+
+# ----- On a device -----
+
+few = settings(max_examples=10)
+
+
+@pytest.fixture(scope="module", params=["shim", pytest.param("cupy", marks=pytest.mark.gpu)])
+def there(request: pytest.FixtureRequest) -> Ops:
+    """Ops on a device's own arrays."""
+    return backends.ops_of(request.param, in_turn=True)
+
+
+def drawn_there(
+    there: Ops, params: dict[str, Array], config: TransformerConfig, uniform: Array, eos: int = EOS
+) -> Any:
+    """What `draw_sequences` gives, on the host."""
+    on_device = buffers.flatten(params, there.xp)[1]
+    drawn = there.draw_sequences(on_device, config, there.xp.asarray(uniform), eos)
+    assert drawn is not None
+    return tuple(host(part) for part in drawn)
+
+
+@few
+@given(seed=seeds, rows=st.integers(0, 9), vocab=st.integers(2, 1100))
+def test_next_token_of_the_device(there: Ops, seed: int, rows: int, vocab: int) -> None:
+    """In float64 the plain token, near 0 and near 1 too; its log-probability by the relative rule in float32."""
+    rng = np.random.default_rng(seed)
+    x: Array = rng.standard_normal((rows, 4))
+    kernel: Array = rng.standard_normal((4, vocab))
+    bias: Array = rng.standard_normal(vocab)
+    uniform = rng.choice([0.0, 1.0 - 2.0**-53, *rng.random(8)], rows)
+    on_device = backends.OnDevice(there)
+    found, expected = (ops.next_token(x, kernel, bias, uniform) for ops in (on_device, PLAIN))
+    np.testing.assert_array_equal(found[0], expected[0])
+    checks.assert_close(np.r_[0.0, found[1]], np.r_[0.0, expected[1]], checks.BACKENDS)
+    x, kernel, bias = (value.astype(np.float32) for value in (x, kernel, bias))
+    token, log_p = on_device.next_token(x, kernel, bias, uniform)
+    plain = PLAIN.token_log_p_forward(x, kernel, bias, token)[0]
+    x, kernel, bias = (value.astype(np.float64) for value in (x, kernel, bias))
+    exact = PLAIN.token_log_p_forward(x, kernel, bias, token)[0]
+    checks.assert_float32(log_p, plain, exact, 1 + np.abs(exact).max(initial=0.0))
+
+
+@few
+@given(seed=seeds, config=configs(), size=st.integers(1, 12), look=st.sampled_from([1, 3, LOOK]))
+def test_the_device_draws_the_same_sequences(
+    there: Ops, seed: int, config: TransformerConfig, size: int, look: int
+) -> None:
+    """In float64, however often the host looks and closes up the slots."""
+    params, uniform = model(seed, config, "float64"), np.random.default_rng(seed).random((size, config.max_len))
+    with patch.object(ops_cupy_sampling, "LOOK", look):
+        found = drawn_there(there, params, config, uniform)
+    tokens, log_p, ended = draw_by_token(PLAIN, params, config, uniform, EOS)
+    np.testing.assert_array_equal(found[0], tokens)
+    np.testing.assert_array_equal(found[2], ended)
+    checks.assert_close(found[1], log_p, checks.BACKENDS)
+
+
+@few
+@given(seed=seeds, config=configs())
+def test_log_likelihood_of_the_device_in_float32(there: Ops, seed: int, config: TransformerConfig) -> None:
+    """Of what was drawn, by the relative rule."""
+    params, uniform = model(seed, config, "float32"), np.random.default_rng(seed).random((9, config.max_len))
+    params["decoder/logitdense/bias"][0] = -1e4
+    drawn = drawn_there(there, params, config, uniform)
+    doubles = {name: value.astype(np.float64) for name, value in params.items()}
+    plain, exact = (log_likelihood(PLAIN, given, drawn[0], config) for given in (params, doubles))
+    checks.assert_float32(drawn[1], plain, exact, 1 + np.abs(exact).max())
+
+
+def test_all_backends_draw_the_same_from_one_generator(there: Ops) -> None:
+    """Which is asked for one number a draw."""
+    params = model(3, SIZES, "float64")
+    on_device, results = buffers.flatten(params, there.xp)[1], []
+    for ops, values in ((PLAIN, params), (FAST, params), (there, on_device)):
+        rng = np.random.default_rng(5)
+        results.append((*draw(ops, values, SIZES, 20, rng, 24, EOS), rng.integers(1 << 64, dtype=np.uint64)))
+    assert len(np.unique(results[0][0], axis=0)) > 10
+    for tokens, log_p, ended, after in results[1:]:
+        np.testing.assert_array_equal(tokens, results[0][0])
+        checks.assert_close(log_p, results[0][1], checks.BACKENDS)
+        np.testing.assert_array_equal(ended, results[0][2])
+        assert after == results[0][3]
+
+
+@pytest.mark.parametrize(("bias", "looks"), [(-1e4, 3), (1e4, 1)])
+def test_the_host_looks_once_in_a_while(bias: float, looks: int) -> None:
+    """One number in LOOK tokens, until nothing goes on: with no end in 24 tokens, and with one at once."""
+    ops, params = backends.ops_of("shim", in_turn=True), model(0, SIZES, "float64")
+    params["decoder/logitdense/bias"][[0, EOS]] = -1e4, bias
+    on_device, uniform = buffers.flatten(params, ops.xp)[1], ops.uniform(7, 6, 24)
+    ops.lib.launched.clear()  # type: ignore[attr-defined]
+    device.reads.clear()
+    tokens, _, ended = ops.draw_sequences(on_device, SIZES, uniform, EOS)  # type: ignore[misc]
+    assert device.reads == ["int"] * looks
+    assert sum(name == "next_token" for name, _ in ops.lib.launched) == looks * LOOK  # type: ignore[attr-defined]
+    assert np.count_nonzero(host(tokens)) == (6 if bias > 0 else 6 * 24)
+    assert host(ended).all() == (bias > 0)
+
+
+def test_slots_of_the_ended_are_closed_up() -> None:
+    """At a look where a quarter has ended: later tokens are drawn in fewer slots."""
+    ops, params = backends.ops_of("shim", in_turn=True), model(0, SIZES, "float64")
+    slots: list[int] = []
+
+    class Counting(type(ops)):  # type: ignore[misc]
+        def next_token(self, x: Any, *others: Any) -> Any:
+            slots.append(len(x))
+            return super().next_token(x, *others)
+
+    uniform, counting = np.random.default_rng(2).random((40, 24)), Counting(device.xp, vars(ops)["lib"])
+    tokens, _, _ = drawn_there(counting, params, SIZES, uniform)
+    going = [np.count_nonzero(((tokens[:, :t] != EOS) & (tokens[:, :t] > 0)).all(axis=1)) for t in (8, 16)]
+    assert 0 < going[1] < 0.75 * going[0] < 0.75**2 * 40
+    assert slots == [40] * LOOK + [going[0]] * LOOK + [going[1]] * LOOK
+
+
+def test_nan_is_token_0_on_the_device(there: Ops) -> None:
+    """As in the plain loop: nothing ends, and `sample` says so."""
+    params = model(0, SIZES, "float32")
+    params["decoder/logitdense/kernel"][...] = np.nan
+    found = drawn_there(there, params, SIZES, np.full((3, 24), 0.5))
+    expected = draw_by_token(PLAIN, params, SIZES, np.full((3, 24), 0.5), EOS)
+    for part, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(part, other)
+    assert not found[0].any()

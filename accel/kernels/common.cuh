@@ -2,6 +2,8 @@
 // it. Reductions add in an order that the launch shape fixes: the same bits in every run. No float atomics.
 
 typedef long long int64;  // of index arrays
+typedef unsigned long long uint64;
+typedef unsigned int uint32;
 
 const int WARP = 32;
 const unsigned ALL_LANES = 0xffffffffu;

@@ -23,7 +23,7 @@ METHODS = {
 FUNCTIONS = {
     *("abs", "arange", "argsort", "asarray", "ascontiguousarray", "bincount", "concatenate", "cumsum", "einsum"),
     *("empty", "empty_like", "exp", "full", "full_like", "log", "maximum", "minimum", "searchsorted", "sqrt"),
-    *("stack", "take", "tanh", "triu", "zeros", "zeros_like"),
+    *("stack", "take", "tanh", "triu", "where", "zeros", "zeros_like"),
 }
 FROM_HOST = {"asarray", "ascontiguousarray"}  # may take a NumPy array: a copy to the device
 

@@ -220,6 +220,24 @@ def losses_of_many_blocks(ops: CupyOps) -> None:
         same((recorded.get(), step.get()), (np.array([0, 0, values.sum() / 7, 0]), np.array([3])))
 
 
+def next_tokens(ops: CupyOps) -> None:
+    for rows, vocab in ((0, 5), (1, 2), (3, 300), (9, 512), (4, 1000), (2, 250)):
+        rng = rng_of(rows, vocab)
+        x, kernel, bias = (
+            rng.standard_normal((rows, 5)),
+            rng.standard_normal((5, vocab)),
+            rng.standard_normal(vocab),
+        )
+        uniform = np.r_[0.0, 1 - 2.0**-53, rng.random(rows)][:rows]
+        bias[-1] += 3000.0 * (vocab == 250)  # without this maximum, which the last warp sees, e^3000 overflows
+        same(*(each.next_token(x, kernel, bias, uniform) for each in (OnDevice(ops), PLAIN)))
+
+
+def random_numbers(ops: CupyOps) -> None:
+    for key, size, length in ((0, 0, 3), (1, 1, 1), (2**64 - 1, 3, 200), (0x0123456789ABCDEF, 171, 3)):
+        np.testing.assert_array_equal(ops.uniform(key, size, length).get(), PLAIN.uniform(key, size, length))
+
+
 EXAMPLES: dict[str, Callable[[CupyOps], None]] = {  # by source
     "columns": column_sums,
     "bias": biases,
@@ -231,4 +249,6 @@ EXAMPLES: dict[str, Callable[[CupyOps], None]] = {  # by source
     "adam": adam,
     "margin": margins,
     "mlp": networks,
+    "next_token": next_tokens,
+    "philox": random_numbers,
 }
