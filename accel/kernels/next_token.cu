@@ -29,7 +29,7 @@ __global__ void next_token(int64* token, double* log_p, const T* logits, const T
         total += sums[other];
     }
     double target = uniform[row] * total;
-    // what rounds up to the total is the last thread's; what is no number is the first one's, and token 0
+    // the total itself is the last thread's; what is no number is the first one's, and token 0
     if (!(thread == 0 || before <= target) || (before + sum <= target && thread < DRAWING - 1)) return;
     int chosen = first;
     while (chosen < end - 1 && (before += weight(chosen)) <= target) ++chosen;

@@ -228,7 +228,8 @@ def next_tokens(ops: CupyOps) -> None:
             rng.standard_normal((5, vocab)),
             rng.standard_normal(vocab),
         )
-        uniform = np.r_[0.0, 1 - 2.0**-53, rng.random(rows)][:rows]
+        uniform = np.r_[0.0, 1 - 2.0**-53, 1.0, rng.random(rows)][:rows]  # 1: the last token, as in the plain op
+        bias[0] -= 4000.0  # no weight at all: not even the number 0 draws it
         bias[-1] += 3000.0 * (vocab == 250)  # without this maximum, which the last warp sees, e^3000 overflows
         same(*(each.next_token(x, kernel, bias, uniform) for each in (OnDevice(ops), PLAIN)))
 
