@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from accel import kernel_table
 from accel.buffers import Array
+from accel.cublas import Cublas, Precision, load_cublas
 from accel.cupy_device import line_of
 from accel.kernel_table import KERNELS
 
@@ -28,6 +29,9 @@ class KernelLib(Protocol):
     def launch(self, name: str, variant: str, items: int, *values: Any) -> None:
         """Run kernel name<variant> over so many items, on arrays and numbers as in the table; nothing for 0."""
 
+    def product(self, a: Array, b: Array, out: Array, precision: Precision) -> None:
+        """out = a b in the arithmetic of precision, as `accel.cublas.Cublas.product` says."""
+
     def capture(self, function: Callable[[], None]) -> Graph | None:
         """The launches that function makes, not run, as a graph; None where there are no graphs.
 
@@ -43,6 +47,7 @@ class CupyLib:
     def __init__(self, cupy: Any) -> None:
         self._cupy = cupy
         self._functions: dict[tuple[str, str], Any] = {}
+        self._cublas: Cublas | None = None  # made when a product first asks for it
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return self._cupy.empty(shape, dtype)
@@ -52,6 +57,11 @@ class CupyLib:
         blocks, given = kernel.blocks(items), kernel_table.arguments(name, variant, values)
         if blocks:
             self._function(name, variant)((blocks,), (kernel.threads,), tuple(given))
+
+    def product(self, a: Array, b: Array, out: Array, precision: Precision) -> None:
+        if self._cublas is None:
+            self._cublas = Cublas(load_cublas())
+        self._cublas.product(a, b, out, precision, self._cupy.cuda.get_current_stream().ptr)
 
     def capture(self, function: Callable[[], None]) -> Graph | None:
         """A CUDA graph; CuPy launches it on its current stream. Where that is refused: None, and a warning."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from accel import buffers
 from accel.buffers import Array
+from accel.cublas import PRECISIONS, Precision
 from accel.losses import MarginLoss
 from accel.ops_sequence import Cache, SequenceOps
 
@@ -322,17 +323,23 @@ def check_omega(omega: Array, pairs: Pairs) -> None:
         raise ValueError(f"omega must have shape ({pairs.n},), got {omega.shape}")
 
 
-def get_ops(name: str, threads: int | None = None) -> Ops:
-    """The backend of that name: "numpy", or "numba" (compiled for this CPU).
+def get_ops(name: str, threads: int | None = None, precision: Precision = "float32") -> Ops:
+    """The backend of that name: "numpy", "numba" (compiled for this CPU) or "cupy" (an NVIDIA GPU).
 
-    threads: how many the numba backend uses at most; None: all cores that this process may use. Raises ImportError
-    with the install line where a backend is missing, never another in its place; ValueError for other names
-    and for threads < 1 or threads with a backend that does not choose them.
+    threads: how many the numba backend uses at most; None: all cores that this process may use. precision: what
+    the cupy backend rounds float32 numbers to that enter a product of the Transformer: "tf32" and "bfloat16" are
+    for the tensor cores; sums stay float32. Raises ImportError with the install line where a backend is missing,
+    never another in its place; ValueError for other names, for threads < 1, and for threads or a precision with a
+    backend that does not choose them.
     """
     if name not in ("numpy", "numba", "cupy"):
         raise ValueError(f"ops must be numpy, numba or cupy, got {name}")
     if threads is not None and name != "numba":
         raise ValueError(f"threads must go with numba, got {threads} with {name}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision}")
+    if precision != "float32" and name != "cupy":
+        raise ValueError(f"precision must go with cupy, got {precision} with {name}")
     if name == "numpy":
         return Ops()
     if name == "cupy":
@@ -341,7 +348,7 @@ def get_ops(name: str, threads: int | None = None) -> Ops:
         from accel.ops_cupy import CupyOps
 
         cupy = find_cupy()
-        return CupyOps(cupy, CupyLib(cupy))
+        return CupyOps(cupy, CupyLib(cupy), precision=precision)
     try:
         from accel.ops_numba import NumbaOps
     except ModuleNotFoundError as error:

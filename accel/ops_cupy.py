@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from accel.buffers import Array
+from accel.cublas import Precision
 from accel.kernel_lib import KernelLib
 from accel.kernel_table import TYPES, chunks, walks
 from accel.losses import MarginLoss
@@ -31,12 +32,14 @@ class CupyOps(CupySamplingOps, CupyNetworkOps):
     """Ops on the arrays of xp with the kernels of lib. float32 and float64; other dtypes as in `Ops`.
 
     groups: at most so many blocks share the rows of an MLP; where there are more, a block takes several tiles.
+    precision: of the Transformer's float32 products, whose sums stay float32 (`accel.cublas`).
     """
 
     name = "cupy"
 
-    def __init__(self, xp: Any, lib: KernelLib, groups: int = GROUPS) -> None:
+    def __init__(self, xp: Any, lib: KernelLib, groups: int = GROUPS, precision: Precision = "float32") -> None:
         super().__init__(xp, lib, groups)
+        self.precision: Precision = precision
         self._of_pairs: WeakKeyDictionary[Pairs, tuple[Array, Array]] = WeakKeyDictionary()
 
     # ----- Comparisons and the optimiser -----
@@ -80,6 +83,13 @@ class CupyOps(CupySamplingOps, CupyNetworkOps):
         return self.lib.launch("adam_step", kind, len(params), *arrays, len(params), *scalars)
 
     # ----- The Transformer -----
+
+    def product(self, a: Array, b: Array) -> Array:
+        if self.precision == "float32" or str(a.dtype) != "float32":
+            return super().product(a, b)
+        out = self._empty(a, len(a), b.shape[1])
+        self.lib.product(a, b, out, self.precision)
+        return out
 
     def bias_relu_forward(self, x: Array, bias: Array) -> tuple[Array, Cache]:
         if str(x.dtype) not in TYPES:
@@ -153,7 +163,7 @@ class CupyOps(CupySamplingOps, CupyNetworkOps):
         kind = TYPES.get(str(x.dtype))
         if kind is None:
             return super().token_log_p_forward(x, kernel, bias, targets)
-        logits, targets = x @ kernel, self._dense(targets, np.int64)
+        logits, targets = self.product(x, kernel), self._dense(targets, np.int64)
         out, stats, bias = self._empty(x, len(x)), self._empty(x, len(x), 2), self._dense(bias)
         self.lib.launch("token_log_p_forward", kind, len(x), out, stats, logits, bias, targets, logits.shape[1])
         return out, (x, kernel, bias, targets, logits, stats)
@@ -167,7 +177,8 @@ class CupyOps(CupySamplingOps, CupyNetworkOps):
         inputs = (self._dense(dout), logits, bias, stats, targets, *logits.shape)
         self.lib.launch("token_log_p_backward", TYPES[str(x.dtype)], walks(*logits.shape), dlogits, parts, *inputs)
         # forward: logits = x @ kernel
-        return dlogits @ kernel.T, x.T @ dlogits, self._added(parts, logits.shape[1])
+        dbias = self._added(parts, logits.shape[1])
+        return self.product(dlogits, kernel.T), self.product(x.T, dlogits), dbias
 
     # ----- Pieces -----
 

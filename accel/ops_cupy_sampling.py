@@ -39,7 +39,7 @@ class CupySamplingOps(SequenceOps):
         kind = TYPES.get(str(x.dtype))
         if kind is None:
             return super().next_token(x, kernel, bias, uniform)
-        logits, dense = x @ kernel, self.xp.ascontiguousarray
+        logits, dense = self.product(x, kernel), self.xp.ascontiguousarray
         token, log_p = self.lib.empty((len(x),), np.int64), self.lib.empty((len(x),), np.float64)
         values = (token, log_p, dense(logits), dense(bias), dense(uniform), logits.shape[1])
         self.lib.launch("next_token", kind, len(x), *values)

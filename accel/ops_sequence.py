@@ -37,16 +37,19 @@ class SequenceOps:
 
     # ----- Layers -----
 
+    def product(self, a: Array, b: Array) -> Array:
+        """a b, of the layers: [R, K], [K, N] -> [R, N]. A backend may compute it in another arithmetic."""
+        return a @ b
+
     def matmul_forward(self, x: Array, kernel: Array) -> tuple[Array, Cache]:
         """x W, a linear layer without bias: [R, in], [in, out] -> [R, out], cache."""
-        out = x @ kernel
-        return out, (x, kernel)
+        return self.product(x, kernel), (x, kernel)
 
     def matmul_backward(self, dout: Array, cache: Cache) -> tuple[Array, Array]:
         """[R, out] -> dx [R, in], dkernel [in, out]."""
         x, kernel = cache
         # forward: out = x @ kernel
-        return dout @ kernel.T, x.T @ dout
+        return self.product(dout, kernel.T), self.product(x.T, dout)
 
     def bias_relu_forward(self, x: Array, bias: Array) -> tuple[Array, Cache]:
         """max(x + b, 0): [R, C], [C] -> [R, C], cache."""
@@ -244,7 +247,7 @@ class SequenceOps:
 
     def token_log_p_forward(self, x: Array, kernel: Array, bias: Array, targets: Array) -> tuple[Array, Cache]:
         """log softmax(x W + b)[target] of every row: [R, C], [C, V], [V], [R] -> [R], cache of R V numbers."""
-        logits = x @ kernel
+        logits = self.product(x, kernel)
         logits += bias
         logits -= logits.max(axis=1, keepdims=True)
         picked = logits[self.xp.arange(len(x)), targets]
@@ -259,7 +262,7 @@ class SequenceOps:
         dlogits = weights * (-dout / total)[:, None]
         dlogits[self.xp.arange(len(x)), targets] += dout
         # forward: logits = x @ kernel + bias
-        return dlogits @ kernel.T, x.T @ dlogits, dlogits.sum(axis=0)
+        return self.product(dlogits, kernel.T), self.product(x.T, dlogits), dlogits.sum(axis=0)
 
     # ----- Drawing -----
 
@@ -275,7 +278,7 @@ class SequenceOps:
 
         [R, C], [C, V], [V], uniform [R] in [0, 1) -> [R], integers, and [R], float64.
         """
-        logits = x @ kernel
+        logits = self.product(x, kernel)
         logits += bias
         logits -= logits.max(axis=1, keepdims=True)
         cumulative = self.xp.cumsum(self.xp.exp(logits), axis=1, dtype=np.float64)

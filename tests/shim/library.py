@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from accel.cublas import Precision, layout
 from accel.kernel_table import KERNELS, arguments, parameters
 from tests.shim import device
 from tests.shim.build import build, symbol
@@ -52,6 +53,7 @@ class ShimLib:
         self.in_turn, self.fence = in_turn, fence
         self.front, self.back = (0 if sanitize else GUARD), (0 if sanitize or fence else GUARD)
         self.launched: list[tuple[str, str]] = []
+        self.products: list[Precision] = []
         self.captures = 0
         self._libraries: dict[str, ctypes.CDLL] = {}
         self._recording: list[tuple[Any, ...]] | None = None
@@ -88,6 +90,14 @@ class ShimLib:
                 if not np.array_equal(bits(outcome[i]), bits(outcomes[0][i])):
                     raise KernelError(f"{label}: argument {i} depends on the schedule ({order})")
             value[...] = outcomes[0][i][inside].reshape(value.shape)
+
+    def product(self, a: Any, b: Any, out: Any, precision: Precision) -> None:
+        """As tensor cores compute it: rounded numbers, their products added in float32."""
+        left, right, result = memory([a, b, out])
+        for array in (left, right):
+            layout(array)  # refuses what cuBLAS cannot take
+        self.products.append(precision)
+        result[...] = rounded(left, precision) @ rounded(right, precision)
 
     def capture(self, function: Callable[[], None]) -> Recorded:
         """As a CUDA graph: nothing runs, and what is no launch raises RuntimeError."""
@@ -150,6 +160,16 @@ class Recorded:
     def launch(self) -> None:
         for launch in self.launches:
             self.lib.launch(*launch)
+
+
+def rounded(array: Array, precision: Precision) -> Array:
+    """float32 numbers with 10 (tf32) or 7 (bfloat16) bits behind the point: the nearest, ties to even."""
+    dropped = {"float32": 0, "tf32": 13, "bfloat16": 16}[precision]
+    if dropped == 0:
+        return array
+    bits, one = np.ascontiguousarray(array).view(np.uint32), np.uint32(1)
+    bits = bits + ((bits >> np.uint32(dropped)) & one) + np.uint32((1 << (dropped - 1)) - 1)
+    return np.asarray((bits >> np.uint32(dropped) << np.uint32(dropped)).view(np.float32))
 
 
 def poison(dtype: np.dtype[Any]) -> Any:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from accel import kernel_table
+from accel.cublas import Precision
 from accel.kernel_table import KERNELS, PREAMBLE
 from accel.ops_cupy import CupyOps
 from tests.shim import device
@@ -119,6 +120,9 @@ class Mixed:
     def launch(self, name: str, variant: str, items: int, *values: Any) -> None:
         broken = name == self.kernel if self.kernel else KERNELS[name].source in self.sources
         (self.wrong if broken else self.right).launch(name, variant, items, *values)
+
+    def product(self, a: Any, b: Any, out: Any, precision: Precision) -> None:
+        self.right.product(a, b, out, precision)
 
     def capture(self, function: Callable[[], None]) -> None:
         """No graphs: each launch is looked at."""
