@@ -46,11 +46,16 @@ def flatten(params: Mapping[str, Array], xp: Any = np, dtype: Any = None) -> tup
 def flat_of(params: Mapping[str, Array]) -> Array:
     """The flat buffer under what `views` or `flatten` returned, without a copy.
 
-    Raises ValueError where params are not views that cover one buffer: `flatten` makes them so.
+    Raises ValueError where params are not views that cover one buffer in their order: `flatten` makes them so.
     """
     flat = next(iter(params.values())).base
     if flat is None or flat.ndim != 1 or flat.size != sum(value.size for value in params.values()):
         raise ValueError("params must be views into one flat buffer, got separate arrays: call buffers.flatten")
+    end = address(flat)
+    for name, value in params.items():
+        if address(value) != end:
+            raise ValueError(f"params must stand in the order of their buffer, got {name} elsewhere")
+        end += value.nbytes
     return flat
 
 

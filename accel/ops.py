@@ -227,7 +227,7 @@ class Ops(SequenceOps):
         """The rows of x_a above those of x_b, (2 B, d), and y (B,), checked and in the dtype of params."""
         a, b = self.mlp_rows(params, x_a), self.mlp_rows(params, x_b)
         y = self.xp.asarray(y, dtype=a.dtype)
-        if not len(a) == len(b) == y.size == len(y) or len(a) == 0:
+        if not (len(a),) == (len(b),) == y.shape or len(a) == 0:
             raise ValueError(f"x_a, x_b, y must be of one length >= 1, got {len(a)}, {len(b)}, {y.shape}")
         return self.xp.concatenate([a, b]), y
 

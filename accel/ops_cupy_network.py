@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from accel import buffers, losses
-from accel.buffers import Array, address
+from accel.buffers import Array
 from accel.cupy_graph import Launches, MarginGraphs, Problem, column_sums, margin_gradient, record_loss
 from accel.kernel_lib import KernelLib
 from accel.kernel_table import LOSSES, TILE, TYPES, WIDE, chunks, walks
@@ -112,7 +112,7 @@ class CupyNetworkOps(Ops):
         eps: float = 1e-8,
     ) -> Array:
         flat, variant = moments_checked(params, m, v), self._fused(params, loss)
-        if variant is None or step < 1 or self._flat(params) is not flat:
+        if variant is None or step < 1:
             return super().mlp_margin_steps(params, x_a, x_b, y, loss, m, v, step, lr, b1, b2, eps)
         x, y = self.comparisons(params, x_a, x_b, y)
         widths, constants = self._device_widths(mlp_widths(params)), (b1, b2, eps)
@@ -149,13 +149,9 @@ class CupyNetworkOps(Ops):
     def _flat(self, params: Params) -> Array:
         """The parameters as one buffer in their order: the one below them where it is that, else a copy."""
         try:
-            flat = buffers.flat_of(params)
+            return buffers.flat_of(params)
         except ValueError:
             return buffers.flatten(params, self.xp)[0]
-        ends = [address(flat), *(address(value) + value.nbytes for value in params.values())]
-        if all(address(value) == end for value, end in zip(params.values(), ends, strict=False)):
-            return flat
-        return buffers.flatten(params, self.xp)[0]
 
     def _fused(self, params: Params, loss: MarginLoss) -> str | None:
         """The variant of mlp_margin_step for a network and a loss, or None."""

@@ -362,6 +362,7 @@ def test_bad_arguments(ops: Ops) -> None:
         (lambda: ops.mlp_forward(dict(reversed(params.items())), x), "params must"),
         (lambda: ops.mlp_margin_step(params, x, x[:3], y, logistic), "must be of one length >= 1, got 4, 3"),
         (lambda: ops.mlp_margin_step(params, x[:0], x[:0], y[:0], logistic), "must be of one length >= 1"),
+        (lambda: ops.mlp_margin_step(params, x, x, y[:, None], logistic), r"one length >= 1, got 4, 4, \(4, 1\)"),
         (lambda: ops.margin_loss(np.zeros(3), pairs, logistic), r"omega must have shape \(2,\), got \(3,\)"),
         (lambda: ops.adam_step(y, y, y, y, 0, 0.1), "step must be >= 1, got 0"),
         (lambda: ops.pairs([0.5], [1], [1], None, 2), "x_a must be integers"),
@@ -387,6 +388,8 @@ def test_buffers() -> None:
         buffers.views(flat[1:], {"a": (2, 3), "b": (2,)})
     with pytest.raises(ValueError, match=r"separate arrays: call buffers\.flatten"):
         buffers.flat_of({"a": np.ones(2), "b": np.ones(3)})
+    with pytest.raises(ValueError, match="in the order of their buffer, got b elsewhere"):
+        buffers.flat_of({"b": params["b"], "a": params["a"]})
 
 
 def test_get_ops(monkeypatch: pytest.MonkeyPatch) -> None:
