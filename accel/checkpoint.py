@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import get_ident
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -25,10 +26,10 @@ class CheckpointError(ValueError):
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which is path once the block ends: a reader sees the old file or the new one, never a part.
 
-    The bytes go to PATH.PID.tmp, are forced to the disk, and take the name in one step (rename). A block that
-    fails, or a run that is killed in it, leaves path as it was.
+    The bytes go to PATH.PID-THREAD.tmp, are forced to the disk, and take the name in one step (rename). A block
+    that fails, or a run that is killed in it, leaves path as it was.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # not another process's
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{get_ident()}.tmp")  # no other writer's
     try:
         with temporary.open("wb") as file:
             yield file
@@ -42,10 +43,11 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def save(path: str | Path, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> None:
-    """Write arrays and about (JSON) to path, by `whole_file`. ValueError where an array is called "about"."""
+    """Write arrays and about (JSON) to path, by `whole_file`. ValueError for an array called "about" or "file"."""
     path = Path(path)
-    if ABOUT in arrays:
-        raise ValueError(f'no array may be called "{ABOUT}"')
+    for name in (ABOUT, "file"):  # the second is NumPy's own argument
+        if name in arrays:
+            raise ValueError(f'no array may be called "{name}"')
     path.parent.mkdir(parents=True, exist_ok=True)
     described = json.dumps({"about": dict(about), "arrays": list(arrays)}, default=_plain)
     description = np.frombuffer(described.encode(), dtype=np.uint8)

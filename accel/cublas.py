@@ -12,6 +12,7 @@ import ctypes
 from typing import Any, Literal, get_args
 
 from accel.buffers import Array, address
+from accel.cupy_device import BOTH, line_of
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 PRECISIONS = get_args(Precision)
@@ -27,9 +28,7 @@ def load_cublas() -> Any:
 
         return ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path)
     except (ImportError, OSError, RuntimeError) as error:
-        raise ImportError(
-            f"tf32 and bfloat16 need cuBLAS ({str(error)[:60]}): pip install 'pbde[cuda13]'"
-        ) from error
+        raise ImportError(f"tf32 and bfloat16 need cuBLAS ({line_of(error)}): {BOTH}") from error
 
 
 class Cublas:
@@ -43,13 +42,13 @@ class Cublas:
         """out = a b, on a CUDA stream (its address; 0: the default one).
 
         a (M, K), b (K, N), out (M, N): float32 on the device; rows or columns of a and b contiguous, out both.
-        ValueError for other shapes and layouts, and for sizes of 2^31 or more.
+        ValueError for other shapes, layouts and dtypes, and for sizes or row lengths of 2^31 or more.
         """
         (m, k), n = a.shape, b.shape[1]
         if b.shape[0] != k or out.shape != (m, n) or not out.flags.c_contiguous:
             raise ValueError(f"out must be contiguous ({m}, {n}) of ({m}, {k}) and {b.shape}, got {out.shape}")
-        if max(m, n, k) > LARGEST:
-            raise ValueError(f"sizes must be < 2^31, got {m}, {n}, {k}")
+        if str(out.dtype) != "float32":
+            raise ValueError(f"out must be of float32, got {out.dtype}")
         if m == 0 or n == 0:
             return
         if k == 0:
@@ -58,6 +57,8 @@ class Cublas:
         self._call("cublasSetStream_v2", self._handle, ctypes.c_void_p(stream))
         # columns first, out^T = b^T a^T: memory that holds rows of b holds columns of b^T
         (b_turned, b_step), (a_turned, a_step) = layout(b), layout(a)
+        if max(m, n, k, a_step, b_step) > LARGEST:
+            raise ValueError(f"sizes and steps must be < 2^31, got {m}, {n}, {k}; {a_step}, {b_step}")
         one, zero, kind = ctypes.c_float(1), ctypes.c_float(0), FLOAT32
         # fmt: off
         self._call(

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from accel import kernel_table
 from accel.buffers import Array
-from accel.cublas import Cublas, Precision, load_cublas
+from accel.cublas import Cublas, Precision
 from accel.cupy_device import line_of
 from accel.kernel_table import KERNELS
 
@@ -44,10 +44,10 @@ class CupyLib:
     """The kernels on this machine's GPU, on CuPy's current stream. NVRTC compiles each when it is first used;
     CuPy keeps it on disk."""
 
-    def __init__(self, cupy: Any) -> None:
+    def __init__(self, cupy: Any, cublas: Cublas | None = None) -> None:
         self._cupy = cupy
         self._functions: dict[tuple[str, str], Any] = {}
-        self._cublas: Cublas | None = None  # made when a product first asks for it
+        self._cublas = cublas
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return self._cupy.empty(shape, dtype)
@@ -60,7 +60,7 @@ class CupyLib:
 
     def product(self, a: Array, b: Array, out: Array, precision: Precision) -> None:
         if self._cublas is None:
-            self._cublas = Cublas(load_cublas())
+            raise ValueError(f"products in {precision} need a cuBLAS handle: CupyLib(cupy, Cublas(load_cublas()))")
         self._cublas.product(a, b, out, precision, self._cupy.cuda.get_current_stream().ptr)
 
     def capture(self, function: Callable[[], None]) -> Graph | None:

@@ -27,7 +27,12 @@ OPTIONS: dict[str, Any] = {
 
 
 def compiled(function: Callable[..., Any], **options: Any) -> Any:
-    """Numba's njit without the GIL, cached on disk where a folder for that can be written, else in memory only."""
+    """Numba's njit without the GIL, cached on disk where a folder for that can be written, else in memory only.
+
+    The cache looks at the function's own file. Functions of other files come as `Pointer`s for that reason; what
+    is inlined from them (intrinsics such as `take` and `numba_matmul.tile`, constants, `decay_32`) is not looked
+    at: who changes those deletes accel/__pycache__.
+    """
     options = OPTIONS | options
     try:
         return numba.njit(function, cache=True, nogil=True, **options)

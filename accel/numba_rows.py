@@ -283,7 +283,7 @@ def mlp_block(counter, product, block, x, scale, bias, kernel_0, bias_0, kernel_
             for r in range(rows):
                 unit, kept = part[r * (CHUNK + WIDTH) :], units[(start + r) * m + j : (start + r) * m + j + n]
                 for e in range(n):
-                    unit[e] = unit[e] if unit[e] > zero else zero
+                    unit[e] = unit[e] if not unit[e] <= zero else zero  # NaN stays NaN
                     kept[e] = unit[e]
             product(rows_out, start * c, c, rows_out, start * c, c, part, 0, CHUNK + WIDTH, 1,
                     kernel_1, j * width, m * width, rows, c, n)

@@ -25,7 +25,7 @@ from accel.numba_matmul import VECTOR, tile
 
 WIDTH = 16  # numbers: two vectors of float32, four of float64
 CHUNK = 64  # hidden units at a time
-LOW = -1e30  # a score of no weight
+LOW = -math.inf  # a score of no weight
 TILE = 6  # rows of the product's tiles
 CACHE = 1 << 22  # bytes of keys and values that a thread keeps
 MOST = 8 * TILE  # slots
@@ -167,7 +167,7 @@ def mlp_layer(pointers, model, layer, width, count, rows):
         for i in range(m):
             hidden = rows.hidden[i * long : i * long + n]
             for e in range(n):
-                hidden[e] = hidden[e] if hidden[e] > zero else zero
+                hidden[e] = hidden[e] if not hidden[e] <= zero else zero  # NaN stays NaN
         pointers.product(rows.x, 0, row, rows.x, 0, row, rows.hidden, 0, long, 1,
                          model.kernel_1[layer], j * width, units * width, m, c, n)
         # fmt: on

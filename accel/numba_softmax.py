@@ -1,6 +1,6 @@
 """The output of the Transformer compiled: a block of rows' logits, their softmax, and what follows from it.
 
-The vocabulary V is padded to whole vectors: padded logits are so low that their weight is 0. Letters: R rows,
+The vocabulary V is padded to whole vectors: padded logits are -inf, and their weight 0. Letters: R rows,
 C channels, a multiple of WIDTH.
 
 Numba's disk cache looks at one file's date: what one compiled function calls of another stands in this file, and
@@ -24,7 +24,7 @@ from accel.numba_losses import decay_32
 WIDTH = 16  # numbers: two vectors of float32, four of float64
 BLOCK = 96  # rows at most: whole tiles of 6
 COLUMNS = 256  # of the vocabulary at a time, backward
-LOW = -1e30  # a padded logit
+LOW = -math.inf  # a padded logit
 
 
 def decay_64_over(x, top):
@@ -196,6 +196,8 @@ def where_passed(weights, vocabulary, uniform, sums):
     while place < vocabulary - 1 and before <= uniform * total:
         place += 1
         before += weights[place]
+    while place > 0 and weights[place] == 0:  # the two orders of the sum may differ by a rounding
+        place -= 1
     return place, total
 
 

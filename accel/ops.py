@@ -327,10 +327,10 @@ def get_ops(name: str, threads: int | None = None, precision: Precision = "float
     """The backend of that name: "numpy", "numba" (compiled for this CPU) or "cupy" (an NVIDIA GPU).
 
     threads: how many the numba backend uses at most; None: all cores that this process may use. precision: what
-    the cupy backend rounds float32 numbers to that enter a product of the Transformer: "tf32" and "bfloat16" are
-    for the tensor cores; sums stay float32. Raises ImportError with the install line where a backend is missing,
-    never another in its place; ValueError for other names, for threads < 1, and for threads or a precision with a
-    backend that does not choose them.
+    the cupy backend rounds float32 numbers to that enter a product of the Transformer's layers (not attention's):
+    "tf32" and "bfloat16" are for the tensor cores; sums stay float32. Raises ImportError with the install line
+    where a backend is missing, never another in its place; ValueError for other names, for threads < 1, and for
+    threads or a precision with a backend that does not choose them.
     """
     if name not in ("numpy", "numba", "cupy"):
         raise ValueError(f"ops must be numpy, numba or cupy, got {name}")
@@ -343,12 +343,14 @@ def get_ops(name: str, threads: int | None = None, precision: Precision = "float
     if name == "numpy":
         return Ops()
     if name == "cupy":
+        from accel.cublas import Cublas, load_cublas
         from accel.cupy_device import find_cupy
         from accel.kernel_lib import CupyLib
         from accel.ops_cupy import CupyOps
 
         cupy = find_cupy()
-        return CupyOps(cupy, CupyLib(cupy), precision=precision)
+        cublas = None if precision == "float32" else Cublas(load_cublas())
+        return CupyOps(cupy, CupyLib(cupy, cublas), precision=precision)
     try:
         from accel.ops_numba import NumbaOps
     except ModuleNotFoundError as error:

@@ -1,7 +1,8 @@
 """The ops on a GPU: arrays and matrix products by CuPy, what else is hot by the kernels of accel/kernel_table.py.
 
-Nothing here waits for the device or reads from it. Sums are in a fixed order: no run differs from another.
-The class needs an array package and a `KernelLib` alone, so that tests run all of it on NumPy arrays.
+Only sampling waits for the device, and reads from it (`ops_cupy_sampling.py`). Sums are in a fixed order: no run
+differs from another. The class needs an array package and a `KernelLib` alone, so that tests run all of it on
+NumPy arrays.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class CupyOps(CupySamplingOps, CupyNetworkOps):
     """Ops on the arrays of xp with the kernels of lib. float32 and float64; other dtypes as in `Ops`.
 
     groups: at most so many blocks share the rows of an MLP; where there are more, a block takes several tiles.
-    precision: of the Transformer's float32 products, whose sums stay float32 (`accel.cublas`).
+    precision: of the float32 products of the Transformer's layers, not attention's (`accel.cublas`).
     """
 
     name = "cupy"

@@ -206,7 +206,7 @@ class NumbaSequenceOps(SequenceOps):
         x = plain(x)
         token, log_p = np.empty(len(x), np.int64), np.empty(len(x))
         packed = self._padded(plain(kernel), plain(bias))
-        inputs = (numba_softmax.choose(x.dtype.str), x, *packed, uniform, kernel.shape[1], width(x))
+        inputs = (numba_softmax.choose(x.dtype.str), x, *packed, plain(uniform), kernel.shape[1], width(x))
         self._rows_of(numba_softmax.next_token, x, *inputs, token, log_p)
         return token, log_p
 
@@ -235,10 +235,10 @@ class NumbaSequenceOps(SequenceOps):
             return np.array([[layer[name] for name in names] for layer in layers])
 
         def panels(shape: tuple[int, int], *names: str) -> Array:
-            kernels = [[layer[name].reshape(shape) for name in names] for layer in layers]
+            kernels = [[plain(layer[name].reshape(shape)) for name in names] for layer in layers]
             return np.array([[self._panels([kernel])[0] for kernel in row] for row in kernels])
 
-        kernel, bias = self._padded(params[f"{OUTPUT}/kernel"], params[f"{OUTPUT}/bias"])
+        kernel, bias = self._padded(plain(params[f"{OUTPUT}/kernel"]), plain(params[f"{OUTPUT}/bias"]))
         return numba_sampling.Decoder(
             plain(params[EMBEDDING]),
             positions(config.max_len, config.emb_dim).astype(bias.dtype),

@@ -69,8 +69,6 @@ def sample(
     ):
         if not 1 <= value <= top:
             raise ValueError(f"{name} must be >= 1{'' if top == math.inf else f' and <= {top}'}, got {value}")
-    if not 1 <= max_length <= config.max_len:
-        raise ValueError(f"max_length must be >= 1 and <= max_len = {config.max_len}, got {max_length}")
     kept_tokens, kept_log_p, have, draws = [], [], 0, 0
     with tqdm(desc="sampling", total=count, disable=None if progress else True, leave=False) as bar:
         while have < count:
@@ -104,7 +102,10 @@ def draw(
 
     Every sequence has its own random number at every place: what one becomes does not depend on others. The rng
     gives no more than their key: all backends draw the same sequences from it, but where a rounding decides.
+    ValueError where max_length is not in 1..max_len.
     """
+    if not 1 <= max_length <= config.max_len:
+        raise ValueError(f"max_length must be >= 1 and <= max_len = {config.max_len}, got {max_length}")
     uniform = ops.uniform(int(rng.integers(1 << 64, dtype=np.uint64)), size, max_length)
     with ops.fixed():
         drawn = ops.draw_sequences(params, config, uniform, eos)

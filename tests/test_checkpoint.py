@@ -120,6 +120,8 @@ def test_other_files(tmp_path: Path) -> None:
             load(tmp_path / name)
     with pytest.raises(ValueError, match='no array may be called "about"'):
         save(tmp_path / "run.npz", {"about": np.zeros(2)}, {})
+    with pytest.raises(ValueError, match='no array may be called "file"'):
+        save(tmp_path / "run.npz", {"file": np.zeros(2)}, {})
     with pytest.raises(TypeError, match="about must hold plain values, got object"):
         save(tmp_path / "run.npz", {}, {"what": object()})
 

@@ -103,6 +103,8 @@ def test_wrong_arrays_are_refused() -> None:
         handle.product(ones, ones, ones, "tf32")
     with pytest.raises(ValueError, match="must be of float32, got float64"):
         handle.product(ones.astype(np.float64), ones.T, np.empty((2, 2), np.float32), "tf32")
+    with pytest.raises(ValueError, match="out must be of float32, got float64"):
+        handle.product(ones, ones.T, np.empty((2, 2)), "tf32")
     for array in (np.ones((4, 6), np.float32)[::2, ::2], ones[::-1], np.broadcast_to(ones[:1], (2, 3))):
         with pytest.raises(ValueError, match="contiguous rows or columns"):
             layout(array)
@@ -115,8 +117,8 @@ def test_a_refusal_of_cublas_names_the_call() -> None:
 
 def test_a_missing_library_is_one_line_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> Any:
-        raise RuntimeError(f"no lib{name} here")
+        raise RuntimeError(f"no lib{name} here\nmore")
 
     monkeypatch.setattr("cuda.pathfinder.load_nvidia_dynamic_lib", missing)
-    with pytest.raises(ImportError, match=r"need cuBLAS \(no libcublas here\): pip install 'pbde\[cuda13\]'"):
+    with pytest.raises(ImportError, match=r"need cuBLAS \(no libcublas here\): pip install 'pbde\[cuda13\]', or"):
         cublas.load_cublas()

@@ -104,11 +104,44 @@ def test_company_does_not_change_a_bit(dtype: str) -> None:
             np.testing.assert_array_equal(found, right)
 
 
-def test_a_model_of_nan_ends_with_an_error() -> None:
+@pytest.mark.parametrize("name", list(model(0, SIZES, "float32")))
+def test_a_model_of_nan_ends_with_an_error(name: str) -> None:
+    """Wherever it stands: no op makes a number of it."""
     params = model(0, SIZES, "float32")
-    params["decoder/logitdense/kernel"][...] = np.nan
+    params[name][...] = np.nan
     with pytest.raises(RuntimeError, match="must end with token 2 within 24, got 0 of"):
         sample(FAST, params, SIZES, 5, np.random.default_rng(0), 24)
+
+
+def test_what_is_padded_has_no_weight() -> None:
+    """Scores and logits below every other number of its size, and a token without weight at the end."""
+    params, uniform = model(0, SIZES, "float64"), np.random.default_rng(2).random((30, 24))
+    params["decoder/encoderdecoderblock_0/SelfAttention_0/key/kernel"][...] *= 1e40
+    drawn, expected = (
+        FAST.draw_sequences(params, SIZES, uniform, EOS),
+        draw_by_token(PLAIN, params, SIZES, uniform, EOS),
+    )
+    assert drawn is not None
+    np.testing.assert_array_equal(drawn[0], expected[0])
+    params["decoder/logitdense/bias"][...] = -1e35
+    np.testing.assert_array_equal(
+        FAST.draw_sequences(params, SIZES, uniform, EOS)[0],  # type: ignore[index]
+        draw_by_token(PLAIN, params, SIZES, uniform, EOS)[0],
+    )
+    params = model(0, SIZES, "float32")
+    params["decoder/logitdense/bias"][25:] = -1e4
+    drawn = FAST.draw_sequences(params, SIZES, np.full((500, 1), 1 - 2.0**-53), EOS)
+    assert drawn is not None
+    assert drawn[0].max() < 25
+
+
+def test_any_layout_of_parameters() -> None:
+    params, uniform = model(0, SIZES, "float64"), np.random.default_rng(3).random((9, 10))
+    turned = {name: np.asfortranarray(value) for name, value in params.items()}
+    drawn, expected = (FAST.draw_sequences(given, SIZES, uniform, EOS) for given in (turned, params))
+    assert drawn is not None
+    assert expected is not None
+    np.testing.assert_array_equal(drawn[0], expected[0])
 
 
 @pytest.mark.parametrize("size", [{"emb_dim": 20}, {"mlp_dim": 20}, {"qkv_dim": 40}])
