@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +29,11 @@ class Adam:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
         if not (math.isfinite(self.eps) and self.eps > 0):
             raise ValueError(f"eps must be > 0, got {self.eps}")
+
+
+def unbiased_rates(lr: Sequence[float], step: int, b1: float, b2: float) -> list[tuple[float, float, float]]:
+    """(rate, 1 / (1 - b1^t), 1 / (1 - b2^t)) of the steps t = step, step + 1, ..., one for each rate."""
+    return [(rate, 1.0 / (1.0 - b1**t), 1.0 / (1.0 - b2**t)) for t, rate in enumerate(lr, start=step)]
 
 
 def cosine_decay(learning_rate: float, steps: int) -> Callable[[int], float]:

@@ -54,11 +54,11 @@ class Cublas:
         if k == 0:
             out[...] = 0
             return
-        self._call("cublasSetStream_v2", self._handle, ctypes.c_void_p(stream))
         # columns first, out^T = b^T a^T: memory that holds rows of b holds columns of b^T
         (b_turned, b_step), (a_turned, a_step) = layout(b), layout(a)
         if max(m, n, k, a_step, b_step) > LARGEST:
             raise ValueError(f"sizes and steps must be < 2^31, got {m}, {n}, {k}; {a_step}, {b_step}")
+        self._call("cublasSetStream_v2", self._handle, ctypes.c_void_p(stream))
         one, zero, kind = ctypes.c_float(1), ctypes.c_float(0), FLOAT32
         # fmt: off
         self._call(

@@ -101,11 +101,12 @@ def row_dot(x, y):
 
 
 @compiled
-def standardise(x, at, c, rows, out, out_row, rstd):
-    """(x - mean) / sqrt(var + EPS) of every row -> out, and the second factor -> rstd."""
+def standardise(x, at, x_row, c, rows, out, out_row, rstd):
+    """(x - mean) / sqrt(var + EPS) of every row -> out, and the second factor -> rstd. x_row, out_row: numbers a
+    row."""
     share, eps, one = x.dtype.type(1.0 / c), x.dtype.type(EPS), x.dtype.type(1)
     for r in range(rows):
-        part, norm = x[at + r * c : at + (r + 1) * c], out[r * out_row : r * out_row + c]
+        part, norm = x[at + r * x_row : at + r * x_row + c], out[r * out_row : r * out_row + c]
         mean = row_sum(part) * share
         for j in range(c):
             norm[j] = part[j] - mean
@@ -143,15 +144,8 @@ def standardise_backward(dout, row, c, rows, norm, rstd, scale, dscale, dbias, d
 
 def norm_rows(x, row, rows, scale, bias, out):
     """The layer norm of `rows` rows of x -> out, both `row` = C + WIDTH numbers a row."""
-    c, share, eps, one = len(scale), x.dtype.type(1.0 / len(scale)), x.dtype.type(EPS), x.dtype.type(1)
-    for r in range(rows):
-        part, norm = x[r * row : r * row + c], out[r * row : r * row + c]
-        mean = row_sum(part) * share
-        for j in range(c):
-            norm[j] = part[j] - mean
-        rstd = one / np.sqrt(row_dot(norm, norm) * share + eps)
-        for j in range(c):
-            norm[j] = norm[j] * rstd * scale[j] + bias[j]
+    standardise(x, 0, row, len(scale), rows, out, row, np.empty(rows, x.dtype))
+    scale_rows(out, row, len(scale), rows, scale, bias, out)
 
 
 @lru_cache(maxsize=2)
@@ -173,7 +167,7 @@ def norm_matmuls(counter, product, block, x, scale, bias, panels, width, outs):
     start = take(counter) * block
     while start < len(x):
         rows = min(block, len(x) - start)
-        standardise(flat, start * c, c, rows, norm, row, rstd)
+        standardise(flat, start * c, c, c, rows, norm, row, rstd)
         scale_rows(norm, row, c, rows, scale, bias, norm)
         for i in range(len(outs)):
             out = outs[i].reshape(-1)
@@ -199,7 +193,7 @@ def norm_matmuls_backward(counter, product, douts, x, scale, bias, turned, width
         for number in range(g * blocks // groups, (g + 1) * blocks // groups):
             start = number * BLOCK
             rows = min(BLOCK, len(x) - start)
-            standardise(flat, start * c, c, rows, norm, row, rstd)
+            standardise(flat, start * c, c, c, rows, norm, row, rstd)
             scale_rows(norm, row, c, rows, scale, bias, normed)
             dnorm[:] = zero
             for i in range(len(douts)):
@@ -269,7 +263,7 @@ def mlp_block(counter, product, block, x, scale, bias, kernel_0, bias_0, kernel_
     start = take(counter) * block
     while start < len(x):
         rows = min(block, len(x) - start)
-        standardise(rows_in, start * c, c, rows, norm, row, rstd)
+        standardise(rows_in, start * c, c, c, rows, norm, row, rstd)
         scale_rows(norm, row, c, rows, scale, bias, norm)
         for r in range(rows):
             into, first = rows_out[(start + r) * c : (start + r + 1) * c], rows_in[(start + r) * c :]
@@ -314,7 +308,7 @@ def mlp_block_backward(
         for number in range(g * blocks // groups, (g + 1) * blocks // groups):
             start = number * BLOCK
             rows, at = min(BLOCK, len(x) - start), start * c
-            standardise(rows_in, at, c, rows, norm, row, rstd)
+            standardise(rows_in, at, c, c, rows, norm, row, rstd)
             scale_rows(norm, row, c, rows, scale, bias, normed)
             # forward: out = x + hidden @ kernel_1 + bias_1
             add_column_sums(drows_out, at, c, c, rows, dbias_1[g])

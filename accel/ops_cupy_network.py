@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from accel import buffers, losses
+from accel.adam import unbiased_rates
 from accel.buffers import Array
 from accel.cupy_graph import Launches, MarginGraphs, Problem, column_sums, margin_gradient, record_loss
 from accel.kernel_lib import KernelLib
@@ -117,7 +118,7 @@ class CupyNetworkOps(Ops):
         x, y = self.comparisons(params, x_a, x_b, y)
         widths, constants = self._device_widths(mlp_widths(params)), (b1, b2, eps)
         problem = Problem(variant, (flat, m, v), widths, x, y, self.groups, constants)
-        schedule = [(rate, 1.0 / (1.0 - b1**t), 1.0 / (1.0 - b2**t)) for t, rate in enumerate(lr, start=step)]
+        schedule = unbiased_rates(lr, step, b1, b2)
         return self._graphs.run(problem, self.xp.asarray(np.array(schedule, flat.dtype).reshape(-1, 3)))
 
     # ----- Pieces -----

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from accel import buffers, numba_adam, numba_matmul, numba_mlp, numba_pairs
+from accel.adam import unbiased_rates
 from accel.buffers import Array
 from accel.losses import MarginLoss
 from accel.numba_compile import LINE, Crew, compiled_loss
@@ -108,7 +109,7 @@ class NumbaOps(NumbaSequenceOps, Ops):
         for moment, padded in zip((m, v), moments, strict=True):
             padded.fill(0.0)
             numba_mlp.pad(moment, layout.layers, padded)
-        rates = [(rate, 1.0 / (1.0 - b1**t), 1.0 / (1.0 - b2**t)) for t, rate in enumerate(lr, start=step)]
+        rates = unbiased_rates(lr, step, b1, b2)
         sizes = (block, layout.acts, layout.widest)
         inputs = (x[: len(y)], x[len(y) :], plain(y, x.dtype), compiled_loss(loss, x.dtype.str), *sizes)
         adam = (numba_adam.adam(x.dtype.str), *moments, np.array(rates, x.dtype).reshape(-1, 3))
@@ -136,7 +137,8 @@ class NumbaOps(NumbaSequenceOps, Ops):
     ) -> None:
         if step < 1:
             raise ValueError(f"step must be >= 1, got {step}")
-        scalars = map(params.dtype.type, (lr, b1, b2, eps, 1.0 / (1.0 - b1**step), 1.0 / (1.0 - b2**step)))
+        ((_, m_scale, v_scale),) = unbiased_rates([lr], step, b1, b2)
+        scalars = map(params.dtype.type, (lr, b1, b2, eps, m_scale, v_scale))
         arrays = (numba_adam.adam(params.dtype.str), params, plain(grads, params.dtype), m, v)
         self._crew.run(numba_adam.adam_step, -(-len(params) // CHUNK), *arrays, *scalars, CHUNK)
 
