@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from accel.buffers import Array
 from accel.losses import MarginLoss, hinge, logistic, ranking, squared
 from accel.models import LatentValues
-from accel.ops import Ops, Pairs, check_integer, get_ops
+from accel.ops import Ops, Pairs, check_integer
 from accel.philox import subkey
 
 Values = NDArray[np.float64]
@@ -227,44 +227,25 @@ def winner_shares(pairs: Pairs) -> Values:
 class LatentMixtureObjective:
     """Marginal cross-entropy of a mixture of annotators (appendix A.3): P(a > b) = sum_k w_k sigmoid(l_k).
 
-    l_k = r_k(a) - r_k(b), w = softmax(prior_logits). No Z enters: it cancels in every l_k. wins: comparisons with
-    y = 1, so that -log P(a > b) is all there is. log P is LSE_k (log w_k + log sigmoid(l_k)): nothing underflows.
+    l_k = r_k(a) - r_k(b), w = softmax(prior_logits). No Z enters: it cancels in every l_k.
     """
 
-    wins: Pairs
+    pairs: Pairs
 
     def on(self, ops: Ops, dtype: str) -> Self:
-        return replace(self, wins=_pairs_on(self.wins, ops, dtype))
+        return replace(self, pairs=_pairs_on(self.pairs, ops, dtype))
 
     def __call__(self, ops: Ops, values: LatentValues, step: int) -> tuple[Array, LatentValues]:
-        xp, wins = ops.xp, self.wins
-        _check_values(values, wins.n, latent=True)
+        _check_values(values, self.pairs.n, latent=True)
         log_w = values.prior_logits - ops.log_sum_exp_forward(values.prior_logits)[0]
-        margin = xp.take(values.r, wins.x_a, axis=1) - xp.take(values.r, wins.x_b, axis=1)  # (K, N)
-        decay = xp.exp(-xp.abs(margin))
-        # w sigmoid(l) = e^(log w + min(l, 0)) / (1 + e^-|l|)
-        terms = log_w[:, None] + xp.minimum(margin, 0.0)
-        shift = terms.max(axis=0)
-        terms = xp.exp(terms - shift) / (1.0 + decay)
-        total = terms.sum(axis=0)
-        loss = -(wins.weight @ (shift + xp.log(total)))
-        # forward: loss = -sum(weight * log(sum(w * sigmoid(margin)))); terms / total: the types, given the outcome
-        won_by = terms * (wins.weight / total)
-        dlog_w = -won_by.sum(axis=1)
-        # forward: log sigmoid(margin), whose derivative is sigmoid(-margin)
-        dmargin = -won_by * (xp.maximum(decay, margin <= 0.0) / (1.0 + decay))
-        # forward: margin = r[x_a] - r[x_b]
-        dr = xp.stack([ops.scatter(wins.x_a, row, wins.n) - ops.scatter(wins.x_b, row, wins.n) for row in dmargin])
+        loss, dr, dlog_w = ops.mixture_loss(values.r, log_w, self.pairs)
         # forward: log_w = prior_logits - LSE(prior_logits)
-        return loss, LatentValues(dr, dlog_w - xp.exp(log_w) * dlog_w.sum())
+        return loss, LatentValues(dr, dlog_w - ops.xp.exp(log_w) * dlog_w.sum())
 
 
 def latent_mixture(pairs: Pairs) -> LatentMixtureObjective:
     """The objective of `LatentMixture`: preferences of a mixture of Luce annotators, its weights learned."""
-    x_a, x_b, y, weight = (_host(value) for value in (pairs.x_a, pairs.x_b, pairs.y, pairs.weight))
-    winner, loser = np.concatenate([x_a, x_b]), np.concatenate([x_b, x_a])
-    won = np.concatenate([weight * y, weight * (1 - y)])
-    return LatentMixtureObjective(get_ops("numpy").pairs(winner, loser, np.ones(len(won)), won, pairs.n))
+    return LatentMixtureObjective(pairs)
 
 
 @dataclass(frozen=True, eq=False)

@@ -175,6 +175,34 @@ class Ops(SequenceOps):
         domega = self.scatter(pairs.x_a, dmargin, pairs.n) - self.scatter(pairs.x_b, dmargin, pairs.n)
         return value, domega
 
+    def mixture_loss(self, r: Array, log_w: Array, pairs: Pairs) -> tuple[Array, Array, Array]:
+        """Cross-entropy of the choices of a mixture: (K, n), (K,) -> (), dr (K, n), dlog_w (K,). Appendix A.3.
+
+        P(a > b) = sum_k w_k sigmoid(l_k), l_k = r_k[a] - r_k[b]; log P = LSE_k (log w_k + log sigmoid(l_k)):
+        nothing underflows. Raises ValueError unless r has shape (K, pairs.n) and log_w (K,).
+        """
+        check_mixture(r, log_w, pairs)
+        xp, y, weight = self.xp, pairs.y.astype(r.dtype), pairs.weight.astype(r.dtype)
+        margin = xp.take(r, pairs.x_a, axis=1) - xp.take(r, pairs.x_b, axis=1)  # (K, N)
+        decay = xp.exp(-xp.abs(margin))
+        value, dlog_w, dmargin = 0.0, xp.zeros_like(log_w), xp.zeros_like(margin)
+        for sign, chosen in ((1.0, weight * y), (-1.0, weight * (1.0 - y))):  # a was preferred, or b
+            won_by = sign * margin
+            # w sigmoid(l) = e^(log w + min(l, 0)) / (1 + e^-|l|)
+            terms = log_w[:, None] + xp.minimum(won_by, 0.0)
+            shift = terms.max(axis=0)
+            terms = xp.exp(terms - shift) / (1.0 + decay)
+            total = terms.sum(axis=0)
+            value = value - chosen @ (shift + xp.log(total))
+            # forward: value = value - sum(chosen * log(sum(w * sigmoid(won_by))))
+            dlog = terms * (chosen / total)  # terms / total: whose choice it was, given the choice
+            dlog_w -= dlog.sum(axis=1)
+            # forward: log sigmoid(won_by), whose derivative is sigmoid(-won_by)
+            dmargin -= sign * dlog * (xp.maximum(decay, won_by <= 0.0) / (1.0 + decay))
+        # forward: margin = r[x_a] - r[x_b]
+        rows = [self.scatter(pairs.x_a, row, pairs.n) - self.scatter(pairs.x_b, row, pairs.n) for row in dmargin]
+        return value, xp.stack(rows), dlog_w
+
     def mlp_margin_step(
         self, params: Params, x_a: Array, x_b: Array, y: Array, loss: MarginLoss
     ) -> tuple[Array, dict[str, Array]]:
@@ -321,6 +349,14 @@ def check_omega(omega: Array, pairs: Pairs) -> None:
     """ValueError unless omega has shape (pairs.n,)."""
     if omega.shape != (pairs.n,):
         raise ValueError(f"omega must have shape ({pairs.n},), got {omega.shape}")
+
+
+def check_mixture(r: Array, log_w: Array, pairs: Pairs) -> None:
+    """ValueError unless r has shape (K, pairs.n) and log_w (K,), K >= 1."""
+    if r.ndim != 2 or r.shape[1] != pairs.n or log_w.shape != r.shape[:1] or len(log_w) == 0:
+        raise ValueError(
+            f"r must have shape (K, {pairs.n}) and log_w (K,), K >= 1, got {r.shape} and {log_w.shape}"
+        )
 
 
 def get_ops(name: str, threads: int | None = None, precision: Precision = "float32") -> Ops:

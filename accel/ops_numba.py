@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from accel import buffers, numba_adam, numba_matmul, numba_mlp, numba_pairs
+from accel import buffers, numba_adam, numba_matmul, numba_mixture, numba_mlp, numba_pairs
 from accel.adam import unbiased_rates
 from accel.buffers import Array
 from accel.losses import MarginLoss
 from accel.numba_compile import LINE, Crew, compiled_loss
-from accel.ops import Ops, Pairs, Params, check_integer, check_omega, mlp_widths, moments_checked
+from accel.ops import Ops, Pairs, Params, check_integer, check_mixture, check_omega, mlp_widths, moments_checked
 from accel.ops_numba_sequence import NumbaSequenceOps
 from accel.ops_sequence import Cache
 from accel.pool import Pool
@@ -70,6 +70,18 @@ class NumbaOps(NumbaSequenceOps, Ops):
         self._crew.run(numba_pairs.margin_loss, pieces, *inputs, compiled_loss(loss, dtype.str), parts, values)
         numba_pairs.add_rows(parts, domega)
         return dtype.type(values.sum()), domega
+
+    def mixture_loss(self, r: Array, log_w: Array, pairs: Pairs) -> tuple[Array, Array, Array]:
+        check_mixture(r, log_w, pairs)
+        dtype, dr, shape = r.dtype, np.empty(r.shape, r.dtype), (MARGIN_GROUPS, *r.shape)
+        parts, dlog_w, values = np.zeros(shape, dtype), np.zeros(shape[:2]), np.zeros(MARGIN_GROUPS)
+        indices = (plain(pairs.x_a, np.int64), plain(pairs.x_b, np.int64))
+        inputs = (*(plain(value, dtype) for value in (r, log_w)), *indices)
+        choices = (plain(pairs.y, dtype), plain(pairs.weight, dtype), numba_mixture.decays(dtype.str))
+        pieces = min(MARGIN_GROUPS, -(-len(pairs.y) // numba_pairs.CHUNK))
+        self._crew.run(numba_mixture.mixture_loss, pieces, *inputs, *choices, parts, dlog_w, values)
+        numba_pairs.add_rows(parts.reshape(MARGIN_GROUPS, -1), dr.reshape(-1))
+        return dtype.type(values.sum()), dr, dlog_w.sum(axis=0).astype(dtype)
 
     def mlp_margin_step(
         self, params: Params, x_a: Array, x_b: Array, y: Array, loss: MarginLoss

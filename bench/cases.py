@@ -160,12 +160,18 @@ def comparisons(size: int) -> Iterator[Case]:
         pairs, omega = ops.pairs(index[0], index[1], y, None, POINTS), noise(ops, dtype, POINTS)
         return lambda: ops.margin_loss(omega, pairs, logistic)
 
+    def mixture_loss(ops: Ops, dtype: Any) -> Call:
+        y = np.random.default_rng(5).integers(0, 2, size)
+        pairs, r = ops.pairs(index[0], index[1], y, None, POINTS), noise(ops, dtype, 2, POINTS)
+        return lambda: ops.mixture_loss(r, r[:, 0], pairs)
+
     def scatter(ops: Ops, dtype: Any) -> Call:
         where, values = ops.xp.asarray(index[0]), noise(ops, dtype, size)
         return lambda: ops.scatter(where, values, POINTS)
 
     distinct = len(np.unique(index[0] * POINTS + index[1]))
     yield Case("margin_loss", size, 24.0 * distinct + 8 * POINTS, 14.0 * distinct, margin_loss)
+    yield Case("mixture_loss", size, 24.0 * distinct + 16 * POINTS, 50.0 * distinct, mixture_loss)
     yield Case("scatter", size, 12.0 * size + 4 * POINTS, float(size), scatter)
 
 

@@ -198,7 +198,7 @@ def test_every_op_has_a_row() -> None:
     """Every pair of the ops, and the other hot ones; linear layers and products are the BLAS's, and the parts of a
     layer are composed of the pairs."""
     pairs = {name for name in dir(Ops) if name.endswith(("_forward", "_backward"))}
-    others = {"adam_step", "margin_loss", "scatter", "mlp_margin_step", "uniform", "next_token"}
+    others = {"adam_step", "margin_loss", "mixture_loss", "scatter", "mlp_margin_step", "uniform", "next_token"}
     composed = ("norm_matmuls", "matmul_add", "mlp_block")
     products = ("linear", "matmul", "log_sum_exp")
     left_out = {f"{name}_{way}" for name in products + composed for way in ("forward", "backward")}

@@ -21,6 +21,7 @@ from tests.checks import CLOSED_FORM, assert_close, assert_derivative
 
 Array = NDArray[Any]
 OPS = get_ops("numpy")
+BOTH = pytest.mark.parametrize("ops", [OPS, get_ops("numba", 2)], ids=["numpy", "numba"])
 seeds = st.integers(0, 2**32 - 1)
 
 # ----- The same mathematics by another hand, fit for complex numbers -----
@@ -120,13 +121,13 @@ NAMES = ["pbde", "reward", "dpo", "geometric", "ipo", "rso", "slic_hf", "slic_hf
 
 
 def check_gradient(
-    model: Model, objective: Any, oracle: Loss, rng: np.random.Generator, start: dict[str, Array]
+    model: Model, objective: Any, oracle: Loss, rng: np.random.Generator, start: dict[str, Array], ops: Ops = OPS
 ) -> None:
     """Loss and gradient of objective(model(params)) against the oracle's value and complex step."""
     _, params = buffers.flatten(start)
-    values, cache = model.forward(OPS, params)
-    loss, dvalues = objective.on(OPS, "float64")(OPS, values, 0)
-    grads = buffers.views(model.backward(OPS, dvalues, cache), model.shapes)
+    values, cache = model.forward(ops, params)
+    loss, dvalues = objective.on(ops, "float64")(ops, values, 0)
+    grads = buffers.views(model.backward(ops, dvalues, cache), model.shapes)
     assert_close(loss, oracle(dict(params)), CLOSED_FORM)
     for _ in range(2):
         direction = {name: rng.normal(size=np.shape(value)) for name, value in params.items()}
@@ -190,8 +191,9 @@ def test_objectives_on_networks(name: str, seed: int, n: int, hidden: list[int],
     check_gradient(model, objective, lambda params: loss(-mlp(params, x)), rng, start)
 
 
+@BOTH
 @given(seed=seeds, n=st.integers(2, 9), components=st.integers(1, 4), network=st.booleans())
-def test_latent_mixture(seed: int, n: int, components: int, network: bool) -> None:
+def test_latent_mixture(ops: Ops, seed: int, n: int, components: int, network: bool) -> None:
     """d loss / d (energies and prior logits) of the mixture of annotators, A.3."""
     rng = np.random.default_rng(seed)
     x, pairs = rng.uniform(-3, 3, n), random_pairs(rng, n)
@@ -206,17 +208,22 @@ def test_latent_mixture(seed: int, n: int, components: int, network: bool) -> No
         r = np.stack([component(params, k) for k in range(components)])
         return latent_loss(r, params["prior_logits"], pairs)
 
-    check_gradient(model, objectives.latent_mixture(pairs), loss, rng, start)
+    check_gradient(model, objectives.latent_mixture(pairs), loss, rng, start, ops)
 
 
-def test_latent_mixture_far_from_any_choice() -> None:
+@BOTH
+@pytest.mark.parametrize(("dtype", "exact"), [("float32", 1e-6), ("float64", CLOSED_FORM)])
+@pytest.mark.parametrize("y", [1.0, 0.0])
+def test_latent_mixture_far_from_any_choice(ops: Ops, dtype: str, exact: float, y: float) -> None:
     """Margins of a thousand nats against the choice: the loss is their size, and nothing is NaN."""
-    pairs = OPS.pairs(np.array([0]), np.array([1]), np.array([1.0]), None, 2)
-    r = np.array([[-500.0, 500.0], [-600.0, 600.0]])
-    values = LatentValues(r, np.zeros(2))
-    loss, gradient = objectives.latent_mixture(pairs)(OPS, values, 0)
-    assert_close(loss, 1000 + np.log(2), CLOSED_FORM)
-    assert_close(gradient.r, [[-1.0, 1.0], [0.0, 0.0]], CLOSED_FORM)
+    pairs = OPS.pairs(np.array([0]), np.array([1]), np.array([y]), None, 2)
+    r = (2 * y - 1) * np.array([[-500.0, 500.0], [-600.0, 600.0]], dtype)
+    values = LatentValues(r, np.zeros(2, dtype))
+    loss, gradient = objectives.latent_mixture(pairs).on(ops, dtype)(ops, values, 0)
+    assert loss.dtype == gradient.r.dtype == gradient.prior_logits.dtype == dtype
+    assert_close(loss, 1000 + np.log(2), exact)
+    assert_close(gradient.r, (2 * y - 1) * np.array([[-1.0, 1.0], [0.0, 0.0]]), exact)
+    assert_close(gradient.prior_logits, [-0.5, 0.5], exact)
 
 
 class WithoutLogZ(Ops):

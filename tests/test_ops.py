@@ -208,6 +208,26 @@ def test_margin_loss_in_float32(seed: int, n: int, count: int, spread: float) ->
     checks.assert_float32(fast[1], plain[1], exact[1], 1.0)  # weights sum to 1, slopes are at most 1
 
 
+@given(
+    seed=seeds,
+    n=st.integers(2, 40),
+    count=st.integers(1, 1200),
+    components=st.integers(1, 4),
+    spread=st.sampled_from([0.01, 1.0, 30.0]),
+)
+def test_mixture_loss_in_float32(seed: int, n: int, count: int, components: int, spread: float) -> None:
+    """No less accurate than plain float32, measured against float64 of the same float32 inputs."""
+    rng = np.random.default_rng(seed)
+    index, y = rng.integers(0, n, (2, count)), rng.integers(0, 3, count) / 2
+    pairs = NUMPY.pairs(index[0], index[1], y, rng.random(count) + 0.1, n)
+    r, log_w = as32(spread * rng.standard_normal((components, n)), rng.standard_normal(components))
+    fast, plain = NUMBA.mixture_loss(r, log_w, pairs), NUMPY.mixture_loss(r, log_w, pairs)
+    exact = NUMPY.mixture_loss(r.astype(np.float64), log_w.astype(np.float64), pairs)
+    for got, oracle, truth, scale in zip(fast, plain, exact, (1 + spread, 1.0, 1.0), strict=True):
+        assert got.dtype == np.float32
+        checks.assert_float32(got, oracle, truth, scale)
+
+
 @pytest.mark.parametrize("margin", [-86.0, -40.0, -5.0, -1e-3, 0.0, 1e-3, 5.0, 16.0, 200.0])
 def test_logistic_tails_in_float32(margin: float) -> None:
     """Where the loss and its slope are tiny, they are accurate relative to themselves."""
@@ -256,7 +276,8 @@ def test_equal_bit_for_bit(dtype: Any) -> None:
         omega, cache = ops.mlp_forward(params, x_a)
         shared, domega = ops.margin_loss(omega, pairs, logistic)
         again = ops.mlp_backward(domega, cache)
-        results.append(b"".join(np.asarray(part).tobytes() for part in (value, omega, shared, domega)))
+        mixture = ops.mixture_loss(np.stack([omega, -omega]), domega[:2], pairs)
+        results.append(b"".join(np.asarray(part).tobytes() for part in (value, omega, shared, domega, *mixture)))
         results[-1] += buffers.flat_of(grads).tobytes() + buffers.flat_of(again).tobytes()
     assert len(set(results)) == 1
 
@@ -306,9 +327,11 @@ def test_arguments_stay_as_they_are(ops: Ops, dtype: Any) -> None:
     loss, domega = ops.margin_loss(omega, ops.pairs([0, 1], [1, 2], [1, 0], None, 40), logistic)
     domega.flags.writeable = False
     again = ops.mlp_backward(domega, cache)
-    assert {np.asarray(part).dtype for part in (value, loss, omega, domega, *grads.values(), *again.values())} == {
-        np.dtype(dtype)
-    }
+    r = np.asfortranarray(np.stack([omega, -omega]))
+    r.flags.writeable = False
+    mixture = ops.mixture_loss(r, omega[:4:2], ops.pairs([0, 1], [1, 2], [1, 0], None, 40))
+    found = (value, loss, omega, domega, *mixture, *grads.values(), *again.values())
+    assert {np.asarray(part).dtype for part in found} == {np.dtype(dtype)}
     assert list(grads) == list(again) == list(params)
     assert buffers.flat_of(grads).shape == (3 * 5 + 5 + 5 + 1,)
 
@@ -364,6 +387,9 @@ def test_bad_arguments(ops: Ops) -> None:
         (lambda: ops.mlp_margin_step(params, x[:0], x[:0], y[:0], logistic), "must be of one length >= 1"),
         (lambda: ops.mlp_margin_step(params, x, x, y[:, None], logistic), r"one length >= 1, got 4, 4, \(4, 1\)"),
         (lambda: ops.margin_loss(np.zeros(3), pairs, logistic), r"omega must have shape \(2,\), got \(3,\)"),
+        (lambda: ops.mixture_loss(np.zeros((2, 3)), np.zeros(2), pairs), r"r must have shape \(K, 2\).*\(2, 3\)"),
+        (lambda: ops.mixture_loss(np.zeros((2, 2)), np.zeros(3), pairs), r"log_w \(K,\), .* and \(3,\)"),
+        (lambda: ops.mixture_loss(np.zeros((0, 2)), np.zeros(0), pairs), r"K >= 1, got \(0, 2\)"),
         (lambda: ops.adam_step(y, y, y, y, 0, 0.1), "step must be >= 1, got 0"),
         (lambda: ops.pairs([0.5], [1], [1], None, 2), "x_a must be integers"),
         (lambda: ops.pairs([0], [2], [1], None, 2), r"x_b must lie in 0..1, got 2..2"),
