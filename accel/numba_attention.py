@@ -127,11 +127,11 @@ def attention(counter, product, decay, query, key, value, starts, places, width,
 
 @compiled
 def attention_backward(
-    counter, product, dout, query, key, value, out, starts, places, width, weights, dquery, dkey, dvalue
+    counter, product, dout, query, key, value, starts, places, width, weights, dquery, dkey, dvalue
 ):
     """dout (R, H, D) -> dquery, dkey, dvalue. A piece is a sequence."""
     heads, d = query.shape[1:]
-    q, k, v, o, row = query.reshape(-1), key.reshape(-1), value.reshape(-1), out.reshape(-1), heads * d
+    q, k, v, row = query.reshape(-1), key.reshape(-1), value.reshape(-1), heads * d
     do, dq, dk, dv = dout.reshape(-1), dquery.reshape(-1), dkey.reshape(-1), dvalue.reshape(-1)
     zeros, one, factor = np.zeros(max(width, d), q.dtype), q.dtype.type(1), q.dtype.type(1 / math.sqrt(d))
     s, longest = take(counter), 0
@@ -150,10 +150,10 @@ def attention_backward(
             product(dv, at, row, zeros, 0, 0, w, 0, 1, across, panels, 0, t * width, t, d, t)
             gather_turned(v, at, row, t, d, width, turned)
             lower_product(product, dw, across, zeros, do, at, row, turned, t, d, width)
-            # forward: weights = softmax(scores), whose sum(weights * dweights) is sum(out * dout)
+            # forward: weights = softmax(scores)
             for i in range(t):
-                slope = dot_of(o[at + i * row : at + i * row + d], do[at + i * row : at + i * row + d])
                 part, into = w[i * across : i * across + i + 1], dw[i * across : (i + 1) * across]
+                slope = dot_of(part, into[: i + 1])
                 for j in range(i + 1):
                     into[j] = part[j] * (into[j] - slope) * factor
                 for j in range(i + 1, across):

@@ -155,9 +155,9 @@ class CupyOps(CupySamplingOps, CupyNetworkOps):
         rows, length = scores.size // scores.shape[3], scores.shape[3]
         return self.lib.launch("causal_softmax", TYPES[str(scores.dtype)], rows, scores, rows, length)
 
-    def causal_softmax_backward(self, dweights: Array, weights: Array, out: Array, dout: Array) -> None:
+    def causal_softmax_backward(self, dweights: Array, weights: Array) -> None:
         if str(dweights.dtype) not in TYPES:
-            return super().causal_softmax_backward(dweights, weights, out, dout)
+            return super().causal_softmax_backward(dweights, weights)
         rows, length = weights.size // weights.shape[3], weights.shape[3]
         kind, arrays = TYPES[str(dweights.dtype)], (dweights, weights)
         return self.lib.launch("causal_softmax_backward", kind, rows, *arrays, rows, length)

@@ -152,14 +152,14 @@ class NumbaSequenceOps(SequenceOps):
         pointers = (product(query), numba_softmax.decay(query.dtype.str))
         inputs = (query, key, value, starts, places, width(query))
         self._crew.run(numba_attention.attention, len(starts) - 1, *pointers, *inputs, weights, out)
-        return out, (query, key, value, out, starts, places, weights)
+        return out, (query, key, value, starts, places, weights)
 
     def attention_backward(self, dout: Array, cache: Cache) -> tuple[Array, Array, Array]:
         if cache[0] is None:
             return super().attention_backward(dout, cache[1])
-        query, key, value, out, starts, places, weights = cache
+        query, key, value, starts, places, weights = cache
         grads = tuple(self._empty(part.shape, part) for part in (query, key, value))
-        inputs = (product(query), plain(dout), query, key, value, out, starts, places, width(query), weights)
+        inputs = (product(query), plain(dout), query, key, value, starts, places, width(query), weights)
         self._crew.run(numba_attention.attention_backward, len(starts) - 1, *inputs, *grads)
         return grads
 

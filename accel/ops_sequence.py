@@ -185,20 +185,20 @@ class SequenceOps:
             self.causal_softmax(weights)
             block = weights @ v
             out[group.start : group.stop] = self.unpad(block, group)
-            caches.append((q, k, v, weights, block))
+            caches.append((q, k, v, weights))
         return out, (caches, groups)
 
     def attention_backward(self, dout: Array, cache: Cache) -> tuple[Array, Array, Array]:
         """[R, H, D] -> dquery, dkey, dvalue, each [R, H, D]."""
         caches, groups = cache
         dquery, dkey, dvalue = (self.xp.empty_like(dout) for _ in range(3))
-        for group, (q, k, v, weights, block) in zip(groups, caches, strict=True):
+        for group, (q, k, v, weights) in zip(groups, caches, strict=True):
             dblock, rows = self.pad(dout, group), slice(group.start, group.stop)
             # forward: block = weights @ v
             dweights, dv = dblock @ v.swapaxes(2, 3), weights.swapaxes(2, 3) @ dblock
             # forward: weights = softmax(scores)
             dscores = dweights
-            self.causal_softmax_backward(dscores, weights, block, dblock)
+            self.causal_softmax_backward(dscores, weights)
             # forward: scores = q @ k^T
             dq, dk = dscores @ k, dscores.swapaxes(2, 3) @ q
             # forward: q = query / sqrt(D)
@@ -214,10 +214,9 @@ class SequenceOps:
         xp.exp(scores, out=scores)
         scores /= scores.sum(axis=3, keepdims=True)
 
-    def causal_softmax_backward(self, dweights: Array, weights: Array, out: Array, dout: Array) -> None:
-        """dweights becomes dscores, [N, H, T, T]. IN PLACE. out = weights @ values and dout: [N, H, T, D]."""
-        # sum(weights * dweights) is sum(out * dout)
-        dweights -= (out * dout).sum(axis=3, keepdims=True)
+    def causal_softmax_backward(self, dweights: Array, weights: Array) -> None:
+        """dweights becomes dscores, [N, H, T, T]. IN PLACE. Of a row with one weight, 1, it is exactly 0."""
+        dweights -= (weights * dweights).sum(axis=3, keepdims=True)
         dweights *= weights
 
     def pad(self, rows: Array, group: Group) -> Array:

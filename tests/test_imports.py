@@ -19,8 +19,11 @@ ROOMS: dict[str, tuple[set[str], set[str], set[str]]] = {  # rooms, packages, pa
     "bench": ({"reference", "accel", "lm"}, {*DRAWN, "threadpoolctl"}, {"jax", "torch", "choix"}),
 }
 # Files that only a function imports: what may stand inside functions may stand anywhere in them.
-COMPILED = ("adam", "attention", "compile", "losses", "matmul", "mlp", "pairs", "rows", "sampling", "softmax")
-LATE = {"accel/ops_numba.py", "accel/ops_numba_sequence.py", *(f"accel/numba_{name}.py" for name in COMPILED)}
+LATE = {
+    path.relative_to(ROOT).as_posix()
+    for name in ("ops_numba", "numba_")
+    for path in (ROOT / "accel").glob(f"{name}*.py")
+}
 LATE_PACKAGES = {"numba", "llvmlite"}
 VAGUE = {"utils", "helpers", "manager", "engine", "common"}
 

@@ -142,6 +142,19 @@ def test_attention(seed: int, dtype: Any, batch: int, length: int, bucket: int, 
     check(call, list(arrays), dtype, 2 * math.sqrt(channels) * dout * value * max(query, key))
 
 
+@pytest.mark.parametrize("ops", [PLAIN, FAST], ids=["numpy", "numba"])
+@quick
+@given(seed=seeds, dtype=dtypes, channels=st.sampled_from([16, 32, 3]))
+def test_attention_to_one_token(ops: Ops, seed: int, dtype: Any, channels: int) -> None:
+    """Its weight is 1 whatever its key and query are: their gradients are exactly 0, the value's is dout."""
+    query, key, value, dout = np.random.default_rng(seed).standard_normal((4, 5, 2, channels)).astype(dtype)
+    _, cache = ops.attention_forward(query, key, value, pack(np.ones((5, 1), int), 2, 1, 1).groups)
+    dquery, dkey, dvalue = ops.attention_backward(dout, cache)
+    assert not dquery.any()
+    assert not dkey.any()
+    assert np.array_equal(dvalue, dout)
+
+
 @quick
 @given(
     seed=seeds,
