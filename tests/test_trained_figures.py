@@ -264,6 +264,6 @@ def test_the_mixture_is_trained_at_the_notebooks_rate(tmp_path: Path) -> None:
     assert main(["latent", *SMALL, "--out", str(tmp_path)]) == 0
     numbers = load("latent", tmp_path)
     assert numbers.settings["learning_rate"] == 1e-4
-    assert [panel.array for panel in numbers.panels][-1] == "latent_faster"
-    assert not np.array_equal(numbers.arrays["latent"], numbers.arrays["latent_faster"])
+    assert [panel.array for panel in numbers.panels][-1] == "latent_table_1"
+    assert not np.array_equal(numbers.arrays["latent"], numbers.arrays["latent_table_1"])
     assert len(list((tmp_path / "runs").glob("figure-11-latent-*"))) == 2
