@@ -74,7 +74,8 @@ def block_rows(n: int) -> int:
 # ----- tanh -----
 
 # tanh a = t / (t + 1) with t = expm1(2 a) / 2; 2 a = 2 r + n log 2 with -1/4 <= 2 r / log 2 <= 3/4; and
-# expm1(2 r) / 2 = r + r^2 (C0 + C1 r + ...): interpolated at Chebyshev nodes. Within 2 ulp of tanh.
+# expm1(2 r) / 2 = r + r^2 (C0 + C1 r + ...): interpolated at Chebyshev nodes. Within 2 ulp of tanh;
+# 2.06 on a CPU that cannot multiply and add in one rounding.
 ONE, HALF, QUARTER = np.float32(1), np.float32(0.5), np.float32(0.25)
 LARGEST = np.float32(10)  # tanh 10 rounds to 1
 PER_HALF_LOG2, HALF_LOG2 = np.float32(2 / math.log(2)), np.float32(math.log(2) / 2)
