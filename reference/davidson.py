@@ -97,7 +97,10 @@ def davidson(pairs: PairCounts) -> DavidsonOptimum:
     omega, theta = np.zeros(pairs.n), 0.0
     for _ in range(200):
         slope, information = _derivatives(pairs, omega, theta)
-        step = np.asarray(np.linalg.solve(information, slope), dtype=np.float64)
+        try:
+            step = np.asarray(np.linalg.solve(information, slope), dtype=np.float64)
+        except np.linalg.LinAlgError:
+            raise NotConvergedError("Davidson's model: the information is singular in float64") from None
         d, d_theta = centred(step[:-1]), float(step[-1])
         reach = float(np.ptp(d)) + abs(d_theta)  # no outcome's logit differs from another's by more
         damping = 1.0 if reach <= 1 else np.log1p(reach) / reach

@@ -16,8 +16,10 @@ from reference.davidson import PairCounts, davidson, log_probabilities, saturate
 from reference.inference import (
     COVARIANCE_LIMIT,
     check_size,
+    doubly_centred,
+    grounded_covariance,
+    heaviest,
     log_p_covariance,
-    omega_covariance,
     sandwich,
     squared_residuals,
 )
@@ -28,6 +30,7 @@ from reference.pbde import PBDE, Array
 
 PRIOR_LIMIT = 1e6  # ghost comparisons: beyond this nothing is left of any data
 NORMAL_95 = 1.959963984540054  # the .975 quantile of the standard normal
+ROUNDING = 1e-15  # of a variance, relative
 
 Ties = Literal["half", "davidson"]
 
@@ -88,7 +91,8 @@ class Fit:
         margin, error = self.omega[a] - self.omega[b], np.nan
         if self.omega_covariance is not None:
             c = self.omega_covariance
-            error = np.sqrt(max(c[a, a] + c[b, b] - 2 * c[a, b], 0.0))
+            apart = c[a, a] + c[b, b]
+            error = np.sqrt(max(apart - 2 * c[a, b], 0.0) + (a != b) * ROUNDING * apart)
         low, high = margin - NORMAL_95 * error, margin + NORMAL_95 * error
         return float(expit(margin)), float(expit(low)), float(expit(high))
 
@@ -102,12 +106,14 @@ def fit(comparisons: Comparisons, model: PBDE, options: Options | None = None) -
     wins = check_wins(comparisons.wins())
     compared = np.asarray(wins.sum(axis=0) + wins.sum(axis=1))
     found = _fit_davidson if options.ties == "davidson" else _fit_luce
-    fields = found(comparisons, wins, options)
-    log_p, spread = model.log_p(fields["omega"]), fields["omega_covariance"]
+    fields = found(comparisons, wins, model, options)
+    log_p, grounded = model.log_p(fields["omega"]), fields.pop("spread")
+    spread = None if grounded is None else doubly_centred(grounded)
     nothing = np.full(comparisons.n, np.nan)
     return Fit(
         log_p=log_p,
-        se_log_p=nothing if spread is None else _deviations(log_p_covariance(spread, log_p, model)),
+        omega_covariance=spread,
+        se_log_p=nothing if grounded is None else _deviations(log_p_covariance(grounded, log_p, model)),
         se_omega=nothing if spread is None else _deviations(spread),
         compared=compared,
         **fields,
@@ -118,27 +124,28 @@ def _deviations(covariance: Array) -> Array:
     return np.asarray(np.sqrt(np.maximum(np.diag(covariance), 0.0)))
 
 
-def _fit_luce(comparisons: Comparisons, wins: Any, options: Options) -> dict[str, Any]:
+def _fit_luce(comparisons: Comparisons, wins: Any, model: PBDE, options: Options) -> dict[str, Any]:
     n = comparisons.n
     fitted = with_ghost(wins, options.prior) if options.prior else wins
     found = optimum(fitted, PBDE.luce())
     omega = centred(found.omega[:n])
     spread = None
     if n <= COVARIANCE_LIMIT:
-        spread = _without_ghost(omega_covariance(fitted, found, COVARIANCE_LIMIT + 1), n)
+        ground = heaviest(model.log_p(omega), model)
+        spread = grounded_covariance(fitted, found, ground, COVARIANCE_LIMIT + 1)[:n, :n]
         if options.robust:
             spread = sandwich(spread, squared_residuals(comparisons, omega))
     loss, divergence, _ = summary(Pairs.of(wins), omega)
     return {
         "omega": omega,
-        "omega_covariance": spread,
+        "spread": spread,
         "log_likelihood": -loss,
         "saturated": divergence - loss,
         "newton_step": found.newton_step,
     }
 
 
-def _fit_davidson(comparisons: Comparisons, wins: Any, options: Options) -> dict[str, Any]:
+def _fit_davidson(comparisons: Comparisons, wins: Any, model: PBDE, options: Options) -> dict[str, Any]:
     check_size(wins)
     observed = PairCounts.of(comparisons)
     found = davidson(observed.with_ghost(options.prior) if options.prior else observed)
@@ -146,7 +153,7 @@ def _fit_davidson(comparisons: Comparisons, wins: Any, options: Options) -> dict
     log_likelihood = float((observed.outcomes * log_probabilities(observed, omega, found.theta)).sum())
     return {
         "omega": omega,
-        "omega_covariance": _without_ghost(found.covariance[:-1, :-1], comparisons.n),
+        "spread": found.covariance[: comparisons.n, : comparisons.n],
         "log_likelihood": log_likelihood / total,
         "saturated": saturated_log_likelihood(observed) / total,
         "newton_step": found.newton_step,
@@ -158,13 +165,6 @@ def with_ghost(wins: Any, prior: float) -> sparse.csr_array:
     """(n + 1, n + 1): a last item that wins and loses `prior` comparisons with every other."""
     column = np.full((wins.shape[0], 1), prior)
     return sparse.csr_array(sparse.block_array([[sparse.csr_array(wins), column], [column.T, None]]))
-
-
-def _without_ghost(covariance: Array, n: int) -> Array:
-    """The covariance of the first n entries, in the gauge where their mean is 0."""
-    inner = covariance[:n, :n]
-    inner = inner - inner.mean(axis=0)
-    return np.asarray(inner - inner.mean(axis=1, keepdims=True))
 
 
 def restricted(model: PBDE, items: Indices, n: int) -> PBDE:

@@ -16,21 +16,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.linalg.lapack import dpocon
 from scipy.special import expit
 
 from reference.comparisons import Comparisons
-from reference.laplacian import NotConvergedError
+from reference.laplacian import NotConvergedError, grounded_inverse
 from reference.newton import curvatures
 from reference.optimum import Optimum, check_wins
 from reference.pbde import PBDE, Array, log_weights
 
-COVARIANCE_LIMIT = 5000  # items: an (n, n) array of 200 MB, and n^3 / 3 multiplications
-
-
-def fisher_information(wins: Any, optimum: Optimum, limit: int = COVARIANCE_LIMIT) -> Array:
-    """(n, n): L = sum_ij n_ij s_ij (1 - s_ij) (e_i - e_j)(e_i - e_j)^T, the observed information of omega."""
-    check_size(wins, limit)
-    return laplacian_of(curvatures(check_wins(wins), optimum.omega))
+COVARIANCE_LIMIT = 5000  # items: an (n, n) array of 200 MB, and n^3 multiplications
+CONDITION_LIMIT = 1e-10  # the reciprocal: six digits are left of an inverse
 
 
 def laplacian_of(weight: Array) -> Array:
@@ -38,29 +34,55 @@ def laplacian_of(weight: Array) -> Array:
     return np.asarray(np.diag(weight.sum(axis=1)) - weight)
 
 
+def grounded_covariance(wins: Any, optimum: Optimum, ground: int, limit: int = COVARIANCE_LIMIT) -> Array:
+    """(n, n): the covariance of omega - omega[ground], for wins that are counts; that row and column are 0.
+
+    The inverse of L = sum_ij n_ij s_ij (1 - s_ij) (e_i - e_j)(e_i - e_j)^T, the observed information, without the
+    ground: every entry right to a few roundings, where L^+ has but one scale for them all. ValueError above
+    `limit` items; NotConvergedError where an entry is beyond float64.
+    """
+    check_size(wins, limit)
+    conductance = curvatures(check_wins(wins), optimum.omega)
+    others = np.delete(np.arange(len(conductance)), ground)
+    order = np.append(others, ground)
+    found = np.zeros_like(conductance)
+    found[np.ix_(others, others)] = grounded_inverse(conductance[np.ix_(order, order)])
+    if not np.isfinite(found).all():
+        raise NotConvergedError("a variance is larger than float64 can hold")
+    return found
+
+
 def omega_covariance(wins: Any, optimum: Optimum, limit: int = COVARIANCE_LIMIT) -> Array:
     """(n, n): L^+, the covariance of omega in the gauge mean(omega) = 0, for wins that are counts.
 
-    ValueError above `limit` items; NotConvergedError where L^+ is lost in rounding.
+    Its entries are right to some roundings of the largest. Raises as `grounded_covariance` does.
     """
-    information = fisher_information(wins, optimum, limit)
-    n = len(information)
-    # L + k 11^T / n is positive definite, and its inverse is L^+ + 11^T / (k n)
-    k = np.trace(information) / n
-    return np.asarray(inverse(information + k / n) - 1 / (k * n))
+    return doubly_centred(grounded_covariance(wins, optimum, int(optimum.omega.argmax()), limit))
+
+
+def doubly_centred(covariance: Array) -> Array:
+    """(n, n): the covariance of omega in any gauge -> in that of mean(omega) = 0."""
+    rows = covariance - covariance.mean(axis=0)
+    return np.asarray(rows - rows.mean(axis=1, keepdims=True))
 
 
 def inverse(information: Array) -> Array:
-    """The inverse of a positive definite (m, m) array; NotConvergedError where it is singular in float64."""
+    """The inverse of a positive definite (m, m) array; NotConvergedError where it is lost in rounding."""
+    if not (np.diag(information) > 0).all():
+        raise NotConvergedError("the Fisher information is singular in float64")
+    scale = 1 / np.sqrt(np.diag(information))
+    scaled = scale[:, None] * information * scale  # the units of its parameters change no digit
     try:
-        factor = cho_factor(information)
+        factor = cho_factor(scaled)
     except LinAlgError:
         raise NotConvergedError("the Fisher information is singular in float64") from None
-    return np.asarray(cho_solve(factor, np.eye(len(information))))
+    if not dpocon(factor[0], np.abs(scaled).sum(axis=0).max())[0] > CONDITION_LIMIT:
+        raise NotConvergedError("the covariance is lost in rounding: the Fisher information is almost singular")
+    return np.asarray(scale[:, None] * cho_solve(factor, np.eye(len(scaled))) * scale)
 
 
 def sandwich(omega_covariance: Array, squared_residuals: Array) -> Array:
-    """(n, n): L^+ V L^+, the covariance of omega that stays right where the choice rule is wrong.
+    """(n, n): C V C, the covariance of omega that stays right where the choice rule is wrong; in the gauge of C.
 
     V is the Laplacian of squared_residuals (n, n); see `squared_residuals`. White 1982.
     """
@@ -79,9 +101,11 @@ def squared_residuals(comparisons: Comparisons, omega: Array) -> Array:
 def covariance(wins: Any, optimum: Optimum, model: PBDE, measure: ArrayLike | None = None) -> Array:
     """(n, n): the covariance of log_p, for wins that are counts.
 
-    ValueError above 5,000 items: the result is a dense (n, n) array.
+    ValueError above 5,000 items: the result is a dense (n, n) array. NotConvergedError where an entry is beyond
+    float64.
     """
-    return log_p_covariance(omega_covariance(wins, optimum), optimum.log_p, model, measure)
+    spread = grounded_covariance(wins, optimum, heaviest(optimum.log_p, model, measure))
+    return log_p_covariance(spread, optimum.log_p, model, measure)
 
 
 def log_p_covariance(
@@ -89,15 +113,25 @@ def log_p_covariance(
 ) -> Array:
     """(n, n): J C J^T with J = D_f^-1 (I - 1 w^T), w proportional to pi / f.
 
-    The delta method through the normaliser, for the covariance C of omega in any gauge: J 1 = 0.
+    The delta method through the normaliser, for the covariance C of omega in any gauge: J 1 = 0. Items of little
+    mass may vary by any amount where the gauge is the item of largest w: what is subtracted is then small.
     """
-    f, _ = model.over(len(log_p))
-    mass = log_p + log_weights(measure, len(log_p)) - np.log(f)
-    w = np.exp(mass - mass.max())
-    w /= w.sum()
+    f, w = model.over(len(log_p))[0], influence(log_p, model, measure)
     centred = omega_covariance - w @ omega_covariance  # rows: (I - 1 w^T) from the left
     centred = centred - (centred @ w)[:, None]
     return np.asarray(centred / f[:, None] / f[None, :])
+
+
+def heaviest(log_p: Array, model: PBDE, measure: ArrayLike | None = None) -> int:
+    """The item in whose gauge `log_p_covariance` loses no digits."""
+    return int(influence(log_p, model, measure).argmax())
+
+
+def influence(log_p: Array, model: PBDE, measure: ArrayLike | None = None) -> Array:
+    """(n,): w, proportional to pi / f, how much each omega moves the normaliser; they sum to 1."""
+    mass = log_p + log_weights(measure, len(log_p)) - np.log(model.over(len(log_p))[0])
+    w = np.exp(mass - mass.max())
+    return np.asarray(w / w.sum())
 
 
 def check_size(wins: Any, limit: int = COVARIANCE_LIMIT) -> None:

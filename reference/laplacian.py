@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
+from scipy.linalg import solve_triangular
 from scipy.sparse.linalg import splu
 
 from reference.pbde import Array
@@ -72,7 +73,28 @@ def star_mesh(conductance: Array, flows: Array, block: int = 48) -> Array:
     elimination of Grassmann, Taksar and Heyman 1985.) Only what lies right of the diagonal is used.
     """
     c, flow = conductance.copy(), flows.copy()
-    n, total = len(c), np.empty(len(c))
+    total = _eliminate(c, flow, block)
+    x = np.zeros((len(c), len(flow)))
+    for m in range(len(c) - 2, -1, -1):
+        x[m] = (c[m, m + 1 :] @ x[m + 1 :] + flow[:, m, m + 1 :].sum(axis=1)) / total[m]
+    return centred(x)
+
+
+def grounded_inverse(conductance: Array) -> Array:
+    """(n, n) -> (n - 1, n - 1): the inverse of the Laplacian without its last row and column, all entries >= 0.
+
+    As U^-1 D^-1 U^-T with U = I - S, S_mk = c_mk / D_m after the elimination of `star_mesh`, D_m its S of node m.
+    Nothing is subtracted: each entry is right to some roundings, whatever the conductances (Alfa, Xue, Ye 2002).
+    """
+    c, n = conductance.copy(), len(conductance)
+    total = _eliminate(c, np.empty((0, n, n)), block=48)[:-1]
+    inner = solve_triangular(np.eye(n - 1) - np.triu(c[:-1, :-1], 1) / total[:, None], np.eye(n - 1))
+    return np.asarray((inner / total) @ inner.T)
+
+
+def _eliminate(c: Array, flow: Array, block: int) -> Array:
+    """The elimination of `star_mesh`, in place right of the diagonals: what each node is joined by, S, (n,)."""
+    n, total = len(c), np.full(len(c), np.nan)
     for start in range(0, n, block):
         stop = min(start + block, n)
         for m in range(start, min(stop, n - 1)):
@@ -93,10 +115,7 @@ def star_mesh(conductance: Array, flows: Array, block: int = 48) -> Array:
                 combined = share.T @ layer[start:stop, stop:]
                 layer[stop:, stop:] += combined - combined.T
             c[stop:, stop:] += share.T @ eliminated
-    x = np.zeros((n, len(flow)))
-    for m in range(n - 2, -1, -1):
-        x[m] = (c[m, m + 1 :] @ x[m + 1 :] + flow[:, m, m + 1 :].sum(axis=1)) / total[m]
-    return centred(x)
+    return total
 
 
 def centred(x: Array) -> Array:

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from reference import PBDE, Comparisons, NotIdentifiableError, covariance, optimum
+from reference import PBDE, Comparisons, NotConvergedError, NotIdentifiableError, covariance, optimum
 from reference.__main__ import main
 from reference.calibrate import draw
 from reference.davidson import NoFiniteFitError, PairCounts, davidson, log_probabilities
@@ -134,6 +134,27 @@ def test_predictions_of_the_citations() -> None:
     assert np.diff(ends)[0] / 2 / 1.959964 == pytest.approx(0.060589, abs=5e-7)
     same, again, once_more = fitted.predict(0, 0)
     assert (same, again, once_more) == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("robust", [False, True])
+def test_a_tiny_prior_changes_no_standard_error(robust: bool) -> None:
+    """The ghost is then known to 1e7 nats and more, the items as well as without it."""
+    comparisons = Comparisons.from_csv(CITATIONS, weight="weight")
+    without = fit(comparisons, PBDE.luce(), Options(robust=robust))
+    for prior in (1e-15, 1e-300):
+        fitted = fit(comparisons, PBDE.luce(), Options(prior=prior, robust=robust))
+        assert_close(fitted.se_log_p, without.se_log_p, SOLVED)
+        assert_close(fitted.se_omega, without.se_omega, SOLVED)
+
+
+@pytest.mark.parametrize("bridge", [1e-13, 1e-16, 1e-17])
+def test_davidsons_covariance_is_not_given_in_rounding(bridge: float) -> None:
+    """Two pairs of items that next to no comparisons hold together: no digit of its variance is left."""
+    x_a, x_b, y = np.array([0, 1, 0, 2, 3, 2, 1, 2, 1]), np.array([1, 0, 1, 3, 2, 3, 2, 1, 2]), [1, 1, 0.5] * 3
+    weight = np.repeat([1.0, 1.0, bridge], 3)
+    comparisons = Comparisons(x_a, x_b, np.array(y), weight=weight, n=4)
+    with pytest.raises(NotConvergedError):
+        fit(comparisons, PBDE.luce(), Options(ties="davidson"))
 
 
 @given(st.data(), st.integers(2, 5))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy import sparse
 from scipy.special import expit
 
@@ -25,9 +27,10 @@ from reference import (
     targets,
     win_matrix,
 )
-from reference.inference import omega_covariance
+from reference.inference import grounded_covariance, omega_covariance
 from reference.laplacian import star_mesh
 from reference.newton import Pairs, curvatures, summary
+from reference.pbde import normalize
 from reference.toy import Toy
 from tests.checks import CLOSED_FORM, SATURATED, SOLVED, assert_close
 from tests.strategies import arrays, counts, log_densities, models, proposals, sizes
@@ -156,6 +159,38 @@ def test_covariance_is_the_projected_inverse() -> None:
     u = np.linalg.svd(np.exp(found.log_p)[None, :])[2][1:].T
     expected = u @ np.linalg.inv(u.T @ (f[:, None] * laplacian * f) @ u) @ u.T
     assert_close(covariance(wins, found, model), expected, SOLVED)
+
+
+def in_fractions(conductance: NDArray[np.float64], ground: int) -> NDArray[Any]:
+    """(n, n): the inverse of the Laplacian without the ground, whose row and column are 0, by Gauss and Jordan."""
+    n, others = len(conductance), np.delete(np.arange(len(conductance)), ground)
+    c = np.array([[Fraction(value) for value in row] for row in conductance.tolist()], dtype=object)
+    one = np.array([[Fraction(int(i == j)) for j in range(n - 1)] for i in range(n - 1)], dtype=object)
+    rows = np.hstack([(np.diag(c.sum(axis=1)) - c)[np.ix_(others, others)], one])
+    for i in range(n - 1):
+        rows[i] /= rows[i, i]
+        for k in set(range(n - 1)) - {i}:
+            rows[k] -= rows[k, i] * rows[i]
+    inverse = np.full((n, n), Fraction(0), dtype=object)
+    inverse[np.ix_(others, others)] = rows[:, n - 1 :]
+    return inverse
+
+
+@given(seed=st.integers(0, 10**6), n=st.integers(2, 6), span=st.sampled_from([1.0, 30.0, 300.0]))
+def test_every_variance_keeps_its_digits(seed: int, n: int, span: float) -> None:
+    """Where information spans hundreds of nats: the covariance of omega entry by entry, the variances of log p."""
+    rng = np.random.default_rng(seed)
+    log_p = normalize(span * rng.random(n))
+    wins = 1e6 * win_matrix(Annotator(log_p, PBDE.luce()).preference_prob(), np.full(n, 1 / n))
+    found = optimum(wins, PBDE.luce())
+    ground = int(found.log_p.argmax())
+    exact = in_fractions(curvatures(wins, found.omega), ground)
+    got, expected = grounded_covariance(wins, found, ground), exact.astype(np.float64)
+    assert (np.abs(got - expected) <= CLOSED_FORM * expected).all()
+    w = np.array([Fraction(value) for value in np.exp(found.log_p).tolist()], dtype=object)
+    centred = exact - (w / w.sum()) @ exact
+    variances = np.diag(centred - (centred @ (w / w.sum()))[:, None]).astype(np.float64)
+    assert (np.abs(np.diag(covariance(wins, found, PBDE.luce())) - variances) <= CLOSED_FORM * variances).all()
 
 
 def test_covariance_refuses_too_many_items() -> None:
