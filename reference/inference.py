@@ -41,8 +41,9 @@ def grounded_covariance(wins: Any, optimum: Optimum, ground: int, limit: int = C
     ground: every entry right to a few roundings, where L^+ has but one scale for them all. ValueError above
     `limit` items; NotConvergedError where an entry is beyond float64.
     """
+    wins = check_wins(wins)
     check_size(wins, limit)
-    conductance = curvatures(check_wins(wins), optimum.omega)
+    conductance = curvatures(wins, optimum.omega)
     others = np.delete(np.arange(len(conductance)), ground)
     order = np.append(others, ground)
     found = np.zeros_like(conductance)

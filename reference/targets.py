@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 
 from reference.annotators import Annotator
-from reference.comparisons import pair_proposal
+from reference.comparisons import check_preferences, pair_proposal
 from reference.laplacian import star_mesh
 from reference.pbde import PBDE, Array, check_normalized, finite_array, normalize, positive
 
@@ -59,13 +59,15 @@ def ipo(
 
     IPO minimises E_q (d_a - d_b - (2 P_ab - 1) / (2 tau))^2, d = log pi / p_pre, up to a constant.
     proposal (n,), independent draws: d_a = E_b P_ab / tau, the Borda score. proposal (n, n): the weighted
-    Laplacian system sum_b w_ab (d_a - d_b) = sum_b w_ab (2 P_ab - 1) / (2 tau), w = q + q^T. ValueError where
-    the proposal's graph is not connected.
+    Laplacian system sum_b w_ab (d_a - d_b) = sum_b w_ab (2 P_ab - 1) / (2 tau), w = q + q^T. P's diagonal is not
+    looked at: an outcome against itself says nothing. ValueError where the proposal's graph is not connected,
+    and as `check_preferences`.
     """
     tau = positive("tau", tau)
     pre = check_normalized("log_p_pre", log_p_pre, measure)
     n = len(pre)
-    prob = finite_array("preference_prob", preference_prob, (n, n))
+    prob = check_preferences(finite_array("preference_prob", preference_prob, (n, n))).copy()
+    np.fill_diagonal(prob, 0.5)
     pairs = pair_proposal(proposal, n)
     if np.ndim(proposal) == 1:
         return normalize(pre + prob @ np.asarray(proposal) / tau, measure)

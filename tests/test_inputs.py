@@ -111,10 +111,12 @@ def test_wins_count_ties_weights_and_self_comparisons() -> None:
 
 @given(st.data(), sizes, st.floats(0.1, 5))
 def test_ipo_is_its_least_squares(data: st.DataObject, n: int, tau: float) -> None:
-    """Both forms solve the least squares over pairs, and agree for independent draws."""
+    """Both forms solve the least squares over pairs, and agree for independent draws, whatever stands on the
+    diagonal."""
     log_p, pre = data.draw(log_densities(n)), data.draw(log_densities(n))
     q = np.exp(data.draw(log_densities(n, 1.5)))
-    prob = Annotator(log_p, PBDE.luce()).preference_prob()
+    prob = Annotator(log_p, PBDE.luce()).preference_prob().copy()
+    np.fill_diagonal(prob, data.draw(st.floats(0, 1)))
     closed = targets.ipo(prob, q, pre, tau)
     assert_close(targets.ipo(prob, np.outer(q, q) / q.sum() ** 2, pre, tau), closed, SOLVED)
     a, b = np.triu_indices(n, 1)
@@ -191,6 +193,7 @@ BAD: list[tuple[Any, str]] = [
     (lambda: targets.geometric_mean(UNIFORM, [0.0], 1), "same shape"),
     (lambda: targets.kl_control([1.0], UNIFORM, 1), r"reward must have shape \(4,\)"),
     (lambda: targets.ipo(HALF, [0.5, 0.5], np.log([0.5, 0.5]), 0), "tau must be > 0"),
+    (lambda: targets.ipo(2 * np.array(HALF), [0.5, 0.5], np.log([0.5, 0.5]), 1), r"\[j, i\] must be 1, got 2"),
     (
         lambda: targets.ipo(np.full((3, 3), 0.5), [[0, 1, 0], [0, 0, 0], [0, 0, 0]], np.log(np.full(3, 1 / 3)), 1),
         "2 comp",

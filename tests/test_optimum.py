@@ -159,6 +159,7 @@ def test_covariance_is_the_projected_inverse() -> None:
     u = np.linalg.svd(np.exp(found.log_p)[None, :])[2][1:].T
     expected = u @ np.linalg.inv(u.T @ (f[:, None] * laplacian * f) @ u) @ u.T
     assert_close(covariance(wins, found, model), expected, SOLVED)
+    assert_close(covariance(wins.tolist(), found, model), expected, SOLVED)
 
 
 def in_fractions(conductance: NDArray[np.float64], ground: int) -> NDArray[Any]:
