@@ -162,7 +162,7 @@ class Ops(SequenceOps):
     def margin_loss(self, omega: Array, pairs: Pairs, loss: MarginLoss) -> tuple[Array, Array]:
         """sum_k weight_k loss(omega[a_k] - omega[b_k], y_k): (n,) -> (), domega (n,).
 
-        Raises ValueError unless omega has shape (pairs.n,).
+        Raises ValueError unless omega are floats of shape (pairs.n,).
         """
         check_omega(omega, pairs)
         weight = pairs.weight.astype(omega.dtype)
@@ -179,7 +179,7 @@ class Ops(SequenceOps):
         """Cross-entropy of the choices of a mixture: (K, n), (K,) -> (), dr (K, n), dlog_w (K,). Appendix A.3.
 
         P(a > b) = sum_k w_k sigmoid(l_k), l_k = r_k[a] - r_k[b]; log P = LSE_k (log w_k + log sigmoid(l_k)):
-        nothing underflows. Raises ValueError unless r has shape (K, pairs.n) and log_w (K,).
+        nothing underflows. Raises ValueError unless r (K, pairs.n) and log_w (K,) are floats of one dtype.
         """
         check_mixture(r, log_w, pairs)
         xp, y, weight = self.xp, pairs.y.astype(r.dtype), pairs.weight.astype(r.dtype)
@@ -346,17 +346,19 @@ def moments_checked(params: Params, m: Array, v: Array) -> Array:
 
 
 def check_omega(omega: Array, pairs: Pairs) -> None:
-    """ValueError unless omega has shape (pairs.n,)."""
-    if omega.shape != (pairs.n,):
-        raise ValueError(f"omega must have shape ({pairs.n},), got {omega.shape}")
+    """ValueError unless omega are floats of shape (pairs.n,)."""
+    if omega.shape != (pairs.n,) or omega.dtype.kind != "f":
+        raise ValueError(f"omega must be floats of shape ({pairs.n},), got {omega.dtype}, {omega.shape}")
 
 
 def check_mixture(r: Array, log_w: Array, pairs: Pairs) -> None:
-    """ValueError unless r has shape (K, pairs.n) and log_w (K,), K >= 1."""
+    """ValueError unless r are floats of shape (K, pairs.n) and log_w (K,) of its dtype, K >= 1."""
     if r.ndim != 2 or r.shape[1] != pairs.n or log_w.shape != r.shape[:1] or len(log_w) == 0:
         raise ValueError(
             f"r must have shape (K, {pairs.n}) and log_w (K,), K >= 1, got {r.shape} and {log_w.shape}"
         )
+    if r.dtype.kind != "f" or log_w.dtype != r.dtype:
+        raise ValueError(f"r and log_w must be floats of one dtype, got {r.dtype} and {log_w.dtype}")
 
 
 def get_ops(name: str, threads: int | None = None, precision: Precision = "float32") -> Ops:

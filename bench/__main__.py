@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = arguments.run(arguments)
         return status
-    except (ValueError, ImportError, MemoryError) as error:
+    except (ValueError, ImportError, MemoryError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
 

@@ -152,6 +152,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     sizes = [size for size in SIZES if size <= arguments.largest]
     if not sizes:
         raise ValueError(f"largest must be >= {SIZES[0]}, got {arguments.largest}")
+    arguments.out.mkdir(parents=True, exist_ok=True)  # an OSError comes before the timings
     if arguments.ops:
         backends = [get_ops(name) for name in dict.fromkeys(("numpy", arguments.ops))]
     else:

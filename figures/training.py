@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from accel import get_ops
+from accel.checkpoint import fingerprint
 from accel.models import MLP, LatentMixture
 from accel.objectives import Objective, Regression
 from accel.ops import Ops, Pairs
@@ -155,9 +155,13 @@ class Problem:
         label: str,
         initial: Mapping[str, Array] | None = None,
     ) -> Result:
-        """One training run, kept beside the numbers: the same run is not trained twice, a killed one goes on."""
-        told = repr((label, self.describe(), asdict(config), self.settings.proposal))
-        name = f"{label.replace(' ', '-')}-{hashlib.sha256(told.encode()).hexdigest()[:12]}.npz"
+        """One training run, kept beside the numbers: the same run is not trained twice, a killed one goes on.
+
+        Its file's name says what is trained and from where: another version that trains otherwise trains anew.
+        """
+        initial = model.init(np.random.default_rng(config.seed)) if initial is None else initial
+        told = fingerprint(label, self.describe(), config, self.settings.proposal, objective, initial)
+        name = f"{label.replace(' ', '-')}-{told}.npz"
         kept = None if self.settings.folder is None else Path(self.settings.folder) / "runs" / name
         return train(model, objective, config, self.ops, initial=initial, checkpoint=kept, label=label)
 

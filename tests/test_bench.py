@@ -192,6 +192,8 @@ def test_kernels_of_every_backend(
     assert all(row["seconds"] > 0 and row["floor"] > 0 and row["moved"] > 0 for row in results["rows"])
     assert (tmp_path / "kernels.png").stat().st_size > 10_000
     assert main(["kernels", "--largest", "1000"]) == 2
+    assert main(["kernels", "--largest", "1024", "--out", str(tmp_path / "kernels.png")]) == 2
+    assert "kernels.png" in capsys.readouterr().err
 
 
 def test_every_op_has_a_row() -> None:

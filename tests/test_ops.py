@@ -386,7 +386,12 @@ def test_bad_arguments(ops: Ops) -> None:
         (lambda: ops.mlp_margin_step(params, x, x[:3], y, logistic), "must be of one length >= 1, got 4, 3"),
         (lambda: ops.mlp_margin_step(params, x[:0], x[:0], y[:0], logistic), "must be of one length >= 1"),
         (lambda: ops.mlp_margin_step(params, x, x, y[:, None], logistic), r"one length >= 1, got 4, 4, \(4, 1\)"),
-        (lambda: ops.margin_loss(np.zeros(3), pairs, logistic), r"omega must have shape \(2,\), got \(3,\)"),
+        (
+            lambda: ops.margin_loss(np.zeros(3), pairs, logistic),
+            r"omega must be floats of shape \(2,\), got .*\(3,\)",
+        ),
+        (lambda: ops.margin_loss(np.zeros(2, int), pairs, logistic), "omega must be floats .* got int64"),
+        (lambda: ops.mixture_loss(np.zeros((1, 2), int), np.zeros(1), pairs), "floats of one dtype, got int64"),
         (lambda: ops.mixture_loss(np.zeros((2, 3)), np.zeros(2), pairs), r"r must have shape \(K, 2\).*\(2, 3\)"),
         (lambda: ops.mixture_loss(np.zeros((2, 2)), np.zeros(3), pairs), r"log_w \(K,\), .* and \(3,\)"),
         (lambda: ops.mixture_loss(np.zeros((0, 2)), np.zeros(0), pairs), r"K >= 1, got \(0, 2\)"),

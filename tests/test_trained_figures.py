@@ -267,3 +267,14 @@ def test_the_mixture_is_trained_at_the_notebooks_rate(tmp_path: Path) -> None:
     assert [panel.array for panel in numbers.panels][-1] == "latent_table_1"
     assert not np.array_equal(numbers.arrays["latent"], numbers.arrays["latent_table_1"])
     assert len(list((tmp_path / "runs").glob("figure-11-latent-*"))) == 2
+
+
+def test_another_start_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version that starts elsewhere trains anew beside the old runs: neither taken over nor refused."""
+    weights = []
+    for noise in (1e-4, 1e-1):
+        monkeypatch.setattr(latent, "NOISE", noise)
+        assert main(["latent", *SMALL, "--out", str(tmp_path)]) == 0
+        weights.append(load("latent", tmp_path).panels[1].values["weight"])
+    assert weights[0] != weights[1]
+    assert len(list((tmp_path / "runs").glob("figure-11-latent-*"))) == 3
