@@ -20,6 +20,8 @@ from tests.checks import assert_close
 CITATIONS = str(Path(__file__).parents[1] / "reference" / "data" / "citations.csv")
 CONVARG = Path(__file__).parents[2] / "shared" / "data" / "convarg" / "judgments.csv"
 
+COLUMNS = ("a", "b", "y", "annotator", "weight", "by")  # options that name a column
+
 
 def tempered(claim: Claim) -> Callable[..., np.ndarray]:
     """The claim's own formula with an exponent off by a hundredth, normalised again."""
@@ -109,6 +111,25 @@ def test_y_may_be_the_winners_name(tmp_path: Path) -> None:
     assert np.asarray(Comparisons.from_csv(path).y).tolist() == [0, 0, 1]
 
 
+@pytest.mark.parametrize(
+    ("rows", "asked"),
+    [
+        ("y x,z,1 z,x,1 x,z,0 x,z,0 x,z,0", ["--y", "y"]),
+        ("y x,z,1 z,x,1 x,z,0 x,z,0 x,z,0", ["--outcomes", "1,0,0.5"]),
+        ("choice x,z,A z,x,A x,z,B x,z,B x,z,B", ["--y", "choice", "--outcomes", "A,B,T"]),
+    ],
+)
+def test_an_outcome_asked_for_beside_chosen_and_rejected(
+    rows: str, asked: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """It counts, even where it is asked for by the name that it has by default."""
+    path = tmp_path / "c.csv"
+    path.write_text("\n".join(f"chosen,rejected,{rows}".split()) + "\n")
+    assert main(["fit", str(path), *asked, "--json"]) == 0
+    x, z = json.loads(capsys.readouterr().out)["items"]
+    assert_close(np.exp([x["log_p"], z["log_p"]]), [0.2, 0.8], 1e-12)
+
+
 def test_an_undetermined_graph_says_what_is_determined(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Groups, who always won, densities within; exit status 1."""
     path = tmp_path / "graph.csv"
@@ -143,7 +164,16 @@ def test_an_undetermined_graph_says_what_is_determined(capsys: pytest.CaptureFix
         (b"a,b,y\nx,,1\n", [], "line 2: b is empty"),
         (b"a,b,y\nx, ,1\n", [], "line 2: b is empty"),
         (b"a,b,y\nx,z,1\nx,\xff,1\n", [], "line 3: not UTF-8"),
-        (b"a,b,y\n0,1,1\n", [], "the items are named 0 and 1"),
+        pytest.param(
+            b"a,b,y\n" + b"x,z,1\nz,x,1\n" * 2000 + b"caf\xe9,x,1\n", [], "line 4002: not UTF-8", id="far down"
+        ),
+        (b"a,b,y\n0,1,1\n1,0,0\n", [], "y must be numbers or winners' names, got 0 and 1, which may be either"),
+        (b"a,b,y\n1,2,1\n2,1,1\n1,3,1\n3,1,1\n", [], "got 1, which may be either; give --outcomes 1,0,0.5"),
+        (b"a,b,y\nx,z,0_1\n", [], "line 2: y must be a number in [0, 1], or the winner's name in every row"),
+        (b"a,b,y,k\nx,z,1,1_0\n", ["--weight", "k"], "line 2: k must be a number >= 0, got '1_0'"),
+        (b"chosen,rejected,y\nx,z,0\n", [], "line 1: column 'y' must be asked for"),
+        *((b"a,b,y\nx,z,1\n", [f"--{name}", ""], "line 1: column '' is not there") for name in COLUMNS),
+        (b"a,b,y\nx,z,1\nz,x,1\n", ["--pbde", "length", "--lengths", ""], "No such file"),
         (b"a,b,y\nx,z,w\n", ["--outcomes", "l,r,t"], "line 2: y must be one of l, r, t, got 'w'"),
         (b"a,b,y\nx,z,1\n", ["--outcomes", "l,r"], "outcomes must be three different words"),
         (b"a,b,y,k\nx,z,1,-2\n", ["--weight", "k"], "line 2: k must be a number >= 0, got '-2'"),
