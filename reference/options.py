@@ -120,6 +120,25 @@ def tested(args: argparse.Namespace, graph: Comparisons) -> tuple[GoodnessOfFit 
         return None, str(error)
 
 
+def predicted(args: argparse.Namespace, graph: Comparisons) -> list[tuple[int, int]]:
+    """The indices of the two items of --predict; empty where it was not asked for or the graph lacks one."""
+    labels = list(graph.labels or ())
+    if not getattr(args, "predict", None) or not set(args.predict) <= set(labels):
+        return []
+    return [(labels.index(args.predict[0]), labels.index(args.predict[1]))]
+
+
+def check_predicted(args: argparse.Namespace, graphs: dict[str, Comparisons]) -> None:
+    """ValueError where no graph has both items of --predict, naming what is missing."""
+    if any(predicted(args, graph) for graph in graphs.values()):
+        return
+    known = {label for graph in graphs.values() for label in graph.labels or ()}
+    for name in args.predict:
+        if name not in known:
+            raise ValueError(f"--predict: no item is named {name!r}; one of them is {min(known)!r}")
+    raise ValueError(f"--predict: {args.predict[0]!r} and {args.predict[1]!r} are not in one graph")
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line on stderr."""
 
