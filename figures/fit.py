@@ -25,6 +25,8 @@ from reference.verdict import GoodnessOfFit
 
 GLYPHS = frozenset(get_font(findfont("DejaVu Sans")).get_charmap())  # the font of all figures
 BINS = 20  # of pairs with neighbouring predicted win rates
+FURTHEST = 1e-6  # of the smallest density: where the intervals end that reach further down
+LEAST = 1e-300  # density that the axis can show
 NAMES = 50  # item names that fit on the axis; of more items every second, third, ... is named
 
 
@@ -106,14 +108,16 @@ def _draw_items(axes: Axes, numbers: Numbers) -> None:
     density = np.exp(arrays["log_p"])[order]
     colour = style.CURVES["trained"]["color"]
     dense = len(order) > NAMES
-    axes.hlines(rank, arrays["low"][order], arrays["high"][order], color=colour, linewidth=0.8 if dense else 1.4)
+    # an interval that reaches below what the axis can show, as to 0, ends there
+    low, high = np.maximum(arrays["low"], max(density.min() * FURTHEST, LEAST)), arrays["high"]
+    axes.hlines(rank, low[order], high[order], color=colour, linewidth=0.8 if dense else 1.4)
     axes.plot(density, rank, "o", color=colour, markersize=2.2 if dense else 4)
     axes.axvline(1 / len(order), **style.CURVES["pretrained"])
     axes.text(
         1 / len(order), len(order) - 0.35, " uniform", fontsize=7.5, color=style.CURVES["pretrained"]["color"]
     )
     axes.set_xscale("log")
-    decades = np.log10(arrays["high"].max() / arrays["low"].min())
+    decades = np.log10(high.max()) - np.log10(low.min())
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.3 else (1.0,), numticks=12))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())

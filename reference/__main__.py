@@ -27,14 +27,17 @@ from reference.options import (
     add_file_options,
     add_fit_options,
     add_test_options,
+    check_predicted,
     fit_options,
     model_of,
     package_version,
+    predicted,
     read_graphs,
     tested,
     until_closed,
 )
 from reference.report import (
+    check_output,
     heading,
     item_records,
     known,
@@ -137,8 +140,8 @@ def run_fit(args: argparse.Namespace) -> int:
     options, graphs = fit_options(args), read_graphs(args)
     if args.predict:
         check_predicted(args, graphs)
-    if args.csv:
-        check_output(args.csv, args.file)
+    if args.csv is not None:
+        check_output(args.csv, [args.file, *([] if args.lengths is None else [args.lengths])])
     rows: list[list[Any]] = []
     status = 0
     for group, graph in graphs.items():
@@ -167,17 +170,9 @@ def run_fit(args: argparse.Namespace) -> int:
         untold = [paragraph(f"one annotator: not tested: {untested}")]
         print("\n".join(verdict_lines(verdict, labels) if verdict else untold))
         print(f"certificate: last Newton step {fitted.newton_step:.0e} nats\n")
-    if args.csv:
+    if args.csv is not None:
         write_rows(args.csv, rows)
     return status
-
-
-def check_output(path: str, source: str) -> None:
-    """ValueError where the output would replace the input, OSError where it cannot be written: before the fits."""
-    if Path(path).exists() and Path(path).samefile(source):
-        raise ValueError(f"--csv must be another file than the one that is read, got {path}")
-    with open(path, "a", encoding="utf-8"):
-        pass
 
 
 def report_failure(
@@ -216,25 +211,6 @@ def fit_record(
             zip(("probability", "low", "high"), map(known, fitted.predict(a, b)), strict=True)
         )
     return record
-
-
-def predicted(args: argparse.Namespace, graph: Comparisons) -> list[tuple[int, int]]:
-    """The indices of the two items of --predict; empty where it was not asked for or the graph lacks one."""
-    labels = list(graph.labels or ())
-    if not getattr(args, "predict", None) or not set(args.predict) <= set(labels):
-        return []
-    return [(labels.index(args.predict[0]), labels.index(args.predict[1]))]
-
-
-def check_predicted(args: argparse.Namespace, graphs: dict[str, Comparisons]) -> None:
-    """ValueError where no graph has both items of --predict, naming what is missing."""
-    if any(predicted(args, graph) for graph in graphs.values()):
-        return
-    known = {label for graph in graphs.values() for label in graph.labels or ()}
-    for name in args.predict:
-        if name not in known:
-            raise ValueError(f"--predict: no item is named {name!r}; one of them is {min(known)!r}")
-    raise ValueError(f"--predict: {args.predict[0]!r} and {args.predict[1]!r} are not in one graph")
 
 
 def run_diagnose(args: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from reference.annotators import Indices, check_index_pairs
 from reference.pbde import Array, finite_array
-from reference.reading import Columns, Ties, read_comparisons
+from reference.reading import Columns, Default, Ties, read_comparisons
 
 
 def pair_proposal(proposal: Any, n: int) -> Any:
@@ -159,9 +159,9 @@ class Comparisons:
         cls,
         path: str | Path,
         *,
-        a: str = "a",
-        b: str = "b",
-        y: str | None = "y",
+        a: str = Default("a"),
+        b: str = Default("b"),
+        y: str | None = Default("y"),
         annotator: str | None = None,
         weight: str | None = None,
         outcomes: Sequence[str] | None = None,
@@ -171,9 +171,10 @@ class Comparisons:
 
         a, b, y, annotator, weight: column names. y is a number in [0, 1], or the winner's name, or one of
         outcomes = (word for a wins, word for b wins, word for a tie); None where a is always the preferred one.
-        Without names, columns chosen and rejected are found too. ties: "half" a win each, or "drop". A file named
-        .jsonl or .ndjson holds a JSON object a line in place of a row. ValueError names the file, the line and
-        the column of what cannot be read.
+        Where neither a nor b is named, columns chosen and rejected are found too: chosen is the preferred one, or
+        y or outcomes are named and say which. ties: "half" a win each, or "drop". A file named .jsonl or .ndjson
+        holds a JSON object a line in place of a row. ValueError names the file, the line and the column of what
+        cannot be read.
         """
         return cls(**read_comparisons(path, Columns(a, b, y, annotator, weight, outcomes, ties))[""])
 

@@ -16,6 +16,7 @@ from reference.report import shortened, triangle_text, untestable
 from reference.verdict import GoodnessOfFit
 
 LEVEL = 0.05  # of the test
+FACTOR_LIMIT = np.log(1e6)  # nats: a density that is known no better is as good as unknown
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,14 @@ def _determined(graph: Comparisons, fitted: Fit, options: Options, labels: Seque
         )
     if fitted.omega_covariance is None:
         return text + " How well was not computed: above 5,000 items the covariance is too large an array."
-    least, best = int(np.argmax(fitted.se_log_p)), int(np.argmin(fitted.se_log_p))
-    low, high = (np.exp(min(NORMAL_95 * fitted.se_log_p[k], 600.0)) for k in (best, least))
-    return text + (
-        f" Densities are known within a factor of {low:.3g} ({shortened(labels[best], 29)}) to "
-        f"{high:.3g} ({shortened(labels[least], 29)}), 95 % intervals."
-    )
+    ends = (int(np.argmin(fitted.se_log_p)), int(np.argmax(fitted.se_log_p)))
+    best, least = (_factor(fitted.se_log_p[k], shortened(labels[k], 29)) for k in ends)
+    return f"{text} Densities are known within {best} to {least}, 95 % intervals."
+
+
+def _factor(error: float, label: str) -> str:
+    nats = NORMAL_95 * error
+    return f"{f'a factor of {np.exp(nats):.3g}' if nats <= FACTOR_LIMIT else 'no useful factor'} ({label})"
 
 
 def _undetermined(graph: Comparisons, labels: Sequence[str]) -> str:

@@ -100,10 +100,17 @@ class Fit:
 def fit(comparisons: Comparisons, model: PBDE, options: Options | None = None) -> Fit:
     """The exact optimum of counted comparisons with its standard errors.
 
-    Raises as `optimum` does; NoFiniteFitError where Davidson's model has no finite fit.
+    Raises as `optimum` does, and ValueError where all comparisons were ties, left out; NoFiniteFitError where
+    Davidson's model has no finite fit.
     """
     options = Options() if options is None else options
-    wins = check_wins(comparisons.wins())
+    wins = comparisons.wins()
+    if comparisons.ties_left_out and not wins.nnz:
+        raise ValueError(
+            "there must be comparisons besides the ties that are left out (--ties half counts them), got "
+            f"{comparisons.ties_left_out:g} ties"
+        )
+    wins = check_wins(wins)
     compared = np.asarray(wins.sum(axis=0) + wins.sum(axis=1))
     found = _fit_davidson if options.ties == "davidson" else _fit_luce
     fields = found(comparisons, wins, model, options)

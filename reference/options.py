@@ -14,7 +14,7 @@ from reference.fit import Options
 from reference.inference import COVARIANCE_LIMIT
 from reference.laplacian import NotConvergedError
 from reference.pbde import PBDE
-from reference.reading import Columns, read_lengths
+from reference.reading import Columns, Default, read_lengths
 from reference.verdict import GoodnessOfFit, goodness_of_fit
 
 REPLICATES = 199  # of the bootstrap, unless it is asked for another number
@@ -23,7 +23,8 @@ FILE_HELP = """\
 FILE is a CSV file with a header line, a comparison a row, or (named .jsonl or .ndjson) a JSON object a line.
   y          a number in [0, 1] (1: a is preferred, 0.5: a tie), or the winner's name in every row;
              with --outcomes, one of three words: a wins, b wins, tie
-  chosen, rejected: where the file has these columns instead, they need no options
+  chosen, rejected: where the file has these columns instead of a, b and y, they need no options;
+             with --y or --outcomes they are a and b, and the outcome is y's
 """
 
 TIES_HELP = """\
@@ -42,7 +43,7 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="CSV, or JSON lines (.jsonl)")
     for name, text in (("a", "first item"), ("b", "second item"), ("y", "outcome")):
         parser.add_argument(
-            f"--{name}", default=name, metavar="COL", help=f"column of the {text} (default {name})"
+            f"--{name}", default=Default(name), metavar="COL", help=f"column of the {text} (default {name})"
         )
     parser.add_argument("--annotator", metavar="COL", help="column that says who judged")
     parser.add_argument("--weight", metavar="COL", help="column that says how often a row was observed")
@@ -88,7 +89,7 @@ def read_graphs(args: argparse.Namespace) -> dict[str, Comparisons]:
     outcomes = None if args.outcomes is None else tuple(word.strip() for word in args.outcomes.split(","))
     ties: Any = "drop" if args.ties == "drop" else "half"
     columns = Columns(args.a, args.b, args.y, args.annotator, args.weight, outcomes, ties)
-    if args.by:
+    if args.by is not None:
         return Comparisons.by_group(args.file, columns, args.by)
     return {"": Comparisons.from_csv(args.file, **vars(columns))}
 
@@ -104,7 +105,7 @@ def fit_options(args: argparse.Namespace) -> Options:
 
 def model_of(args: argparse.Namespace, graph: Comparisons) -> PBDE:
     """The PBDE asked for, over the graph's items."""
-    if args.lengths:
+    if args.lengths is not None:
         return PBDE.length_normalized(read_lengths(args.lengths, graph.labels or ()))
     return PBDE.luce()
 
@@ -117,6 +118,25 @@ def tested(args: argparse.Namespace, graph: Comparisons) -> tuple[GoodnessOfFit 
         return goodness_of_fit(graph, REPLICATES if args.bootstrap is None else args.bootstrap, args.seed), ""
     except (ValueError, NotConvergedError) as error:
         return None, str(error)
+
+
+def predicted(args: argparse.Namespace, graph: Comparisons) -> list[tuple[int, int]]:
+    """The indices of the two items of --predict; empty where it was not asked for or the graph lacks one."""
+    labels = list(graph.labels or ())
+    if not getattr(args, "predict", None) or not set(args.predict) <= set(labels):
+        return []
+    return [(labels.index(args.predict[0]), labels.index(args.predict[1]))]
+
+
+def check_predicted(args: argparse.Namespace, graphs: dict[str, Comparisons]) -> None:
+    """ValueError where no graph has both items of --predict, naming what is missing."""
+    if any(predicted(args, graph) for graph in graphs.values()):
+        return
+    known = {label for graph in graphs.values() for label in graph.labels or ()}
+    for name in args.predict:
+        if name not in known:
+            raise ValueError(f"--predict: no item is named {name!r}; one of them is {min(known)!r}")
+    raise ValueError(f"--predict: {args.predict[0]!r} and {args.predict[1]!r} are not in one graph")
 
 
 class Parser(argparse.ArgumentParser):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,12 @@ Ties = Literal["half", "drop"]
 JSON_LINES = (".jsonl", ".ndjson")  # files with these names hold a JSON object a line, all others CSV
 
 
+class Default(str):
+    """A column's name that nobody asked for: Default("y") == "y", and what was asked for is a plain "y"."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class Columns:
     """Where a table keeps what: the names of its columns, and how to read the outcome y.
@@ -26,9 +32,9 @@ class Columns:
     side, or "drop".
     """
 
-    a: str = "a"
-    b: str = "b"
-    y: str | None = "y"
+    a: str = Default("a")
+    b: str = Default("b")
+    y: str | None = Default("y")
     annotator: str | None = None
     weight: str | None = None
     outcomes: Sequence[str] | None = None
@@ -39,17 +45,31 @@ class Columns:
             raise ValueError(f"ties must be 'half' or 'drop', got {self.ties!r}")
         if self.outcomes is not None and not (len(self.outcomes) == 3 == len(set(self.outcomes))):
             raise ValueError(f"outcomes must be three different words (a wins, b wins, tie), got {self.outcomes}")
+        if self.outcomes is not None and self.y is None:
+            raise ValueError("outcomes need a column y that has them, got y None")
 
     def names(self) -> list[str]:
         """The columns that the table must have."""
-        return [name for name in (self.a, self.b, self.y, self.annotator, self.weight) if name]
+        return [name for name in (self.a, self.b, self.y, self.annotator, self.weight) if name is not None]
 
-    def of(self, header: Sequence[str]) -> Columns:
-        """These columns; or chosen and rejected, where the table has those and nothing else was asked for."""
-        unnamed = (self.a, self.b, self.y) == ("a", "b", "y")
-        if unnamed and {"chosen", "rejected"} & set(header) and not {"a", "b"} & set(header):
-            return replace(self, a="chosen", b="rejected", y=None)
-        return self
+    def of(self, table: Table) -> Columns:
+        """These columns; in a table of chosen and rejected, where neither a nor b was asked for, with those.
+
+        Their outcome is y where y or outcomes were asked for; else chosen is preferred in every row, and a table
+        that has a column y all the same is refused (ValueError): it may say the opposite.
+        """
+        asked = not (isinstance(self.a, Default) and isinstance(self.b, Default))
+        if asked or {"a", "b"} & set(table.header) or not {"chosen", "rejected"} & set(table.header):
+            return self
+        y = self.y
+        if isinstance(y, Default) and self.outcomes is None:
+            if y in table.header:
+                raise ValueError(
+                    f"{table.path}, line {table.line}: column {y!r} must be asked for beside chosen and rejected; "
+                    f"give --y {y} to take the outcomes from it, or drop it"
+                )
+            y = None
+        return replace(self, a="chosen", b="rejected", y=y)
 
 
 @dataclass(frozen=True)
@@ -60,42 +80,59 @@ class Row:
     fields: dict[str, str]
 
 
-def read_table(path: str | Path) -> tuple[list[str], list[Row]]:
-    """Column names and rows of a file: JSON lines where it is named .jsonl or .ndjson, else CSV with a header.
+@dataclass(frozen=True)
+class Table:
+    """What a file holds: the line and the column names of its header, or of its first JSON object; its rows."""
+
+    path: str | Path
+    line: int
+    header: list[str]
+    rows: list[Row]
+
+
+def read_table(path: str | Path) -> Table:
+    """The table in a file: JSON lines where it is named .jsonl or .ndjson, else CSV with a header.
 
     A byte-order mark, Windows line ends, blank lines and blanks around the cells of a CSV file are fine.
     ValueError: no rows, a row of another width, a line that is no JSON object, text not UTF-8.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            header, rows = (_json_rows if Path(path).suffix.lower() in JSON_LINES else _csv_rows)(path, file)
-    except UnicodeDecodeError as error:
-        line = Path(path).read_bytes()[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path}, line {line}: not UTF-8 text") from None
-    if not header:
+    read = _json_table if Path(path).suffix.lower() in JSON_LINES else _csv_table
+    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        table = read(path, _utf8_lines(path, file))
+    if not table.header:
         raise ValueError(f"{path} is empty")
-    if not rows:
+    if not table.rows:
         raise ValueError(f"{path} has a header but no comparisons")
-    return header, rows
+    return table
 
 
-def _csv_rows(path: str | Path, file: Iterable[str]) -> tuple[list[str], list[Row]]:
-    reader = csv.reader(file, strict=True)
+def _utf8_lines(path: str | Path, file: Iterable[str]) -> Iterator[str]:
+    for line, text in enumerate(file, 1):
+        if not _encodes(text):  # a byte that is not UTF-8 was read as half a surrogate pair
+            raise ValueError(f"{path}, line {line}: not UTF-8 text")
+        yield text
+
+
+def _csv_table(path: str | Path, lines: Iterable[str]) -> Table:
+    reader = csv.reader(lines, strict=True)
     try:
-        header = [name.strip() for name in next(reader, [])]
-        numbered = [(reader.line_num, cells) for cells in reader if cells]
+        # a blank line has no cell, or one of blanks
+        numbered = [(reader.line_num, cells) for cells in reader if len(cells) > 1 or "".join(cells).strip()]
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
+    (first, names), *numbered = numbered or [(1, [])]
+    header = [name.strip() for name in names]
     for line, cells in numbered:
         if len(cells) != len(header):
             raise ValueError(f"{path}, line {line}: {len(header)} columns expected, got {len(cells)}")
-    return header, [Row(line, dict(zip(header, map(str.strip, cells), strict=True))) for line, cells in numbered]
+    rows = [Row(line, dict(zip(header, map(str.strip, cells), strict=True))) for line, cells in numbered]
+    return Table(path, first, header, rows)
 
 
-def _json_rows(path: str | Path, file: Iterable[str]) -> tuple[list[str], list[Row]]:
+def _json_table(path: str | Path, lines: Iterable[str]) -> Table:
     rows: list[Row] = []
     first: dict[str, Any] = {}
-    for line, text in enumerate(file, 1):
+    for line, text in enumerate(lines, 1):
         if not text.strip():
             continue
         try:
@@ -113,7 +150,7 @@ def _json_rows(path: str | Path, file: Iterable[str]) -> tuple[list[str], list[R
             raise ValueError(f"{path}, line {line}: text with half a surrogate pair")
         rows.append(Row(line, named))
     # the first object's keys, also those whose value names nothing: check_columns says so
-    return list(first), rows
+    return Table(path, rows[0].line if rows else 1, list(first), rows)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -137,36 +174,30 @@ def _encodes(text: str) -> bool:
     return True
 
 
-def read_rows(path: str | Path, needed: Iterable[str]) -> list[Row]:
-    """The rows of a file that has these columns; ValueError as in read_table, and where a column is missing."""
-    header, rows = read_table(path)
-    check_columns(path, header, rows, needed)
-    return rows
-
-
-def check_columns(path: str | Path, header: Sequence[str], rows: Sequence[Row], needed: Iterable[str]) -> None:
+def check_columns(table: Table, needed: Iterable[str]) -> None:
     """ValueError where a column of `needed` is not there, is there twice, or is missing in a row."""
     for name in needed:
-        if header.count(name) != 1:
-            fault = "twice" if name in header else "not"
+        if table.header.count(name) != 1:
+            fault, there = "twice" if name in table.header else "not", ", ".join(table.header)
             raise ValueError(
-                f"{path}, line 1: column {name!r} is {fault} there; the columns are {', '.join(header)}"
+                f"{table.path}, line {table.line}: column {name!r} is {fault} there; the columns are {there}"
             )
-        for row in rows:
+        for row in table.rows:
             if name not in row.fields:
-                raise ValueError(f"{path}, line {row.line}: {name!r} must be a string or a number")
+                raise ValueError(f"{table.path}, line {row.line}: {name!r} must be a string or a number")
 
 
 def read_number(
     path: str | Path, row: Row, column: str, rule: str = "a number >= 0", most: float = math.inf
 ) -> float:
     """The number in a row's column, in [0, most]; ValueError naming file, line, column and rule otherwise."""
+    text = row.fields[column]
     try:
-        value = float(row.fields[column])
+        value = math.nan if "_" in text else float(text)  # float reads 1_0 as 10
     except ValueError:
         value = math.nan
     if not (0 <= value <= most and math.isfinite(value)):
-        raise ValueError(f"{path}, line {row.line}: {column} must be {rule}, got {row.fields[column]!r}")
+        raise ValueError(f"{path}, line {row.line}: {column} must be {rule}, got {text!r}")
     return value
 
 
@@ -186,9 +217,10 @@ def read_outcomes(path: str | Path, rows: Sequence[Row], columns: Columns) -> li
     named = [word in pair for word, pair in zip(words, sides, strict=True)]
     if all(named):
         if all(word in ("0", "1") for word in words):
+            both = " and ".join(sorted(set(words)))
             raise ValueError(
-                f"{path}: {columns.y} may be a number or the winner's name, for the items are named 0 and 1; "
-                "say outcomes=('1', '0', '0.5') for numbers, or rename the items"
+                f"{path}: {columns.y} must be numbers or winners' names, got {both}, which may be either; "
+                "give --outcomes 1,0,0.5 for numbers, or rename the items"
             )
         return [float(word == a) for word, (a, _) in zip(words, sides, strict=True)]
     rule = "a number in [0, 1], or the winner's name in every row"
@@ -202,18 +234,20 @@ def read_comparisons(path: str | Path, columns: Columns, by: str | None = None) 
 
     Items are numbered as they first appear in their group.
     """
-    header, rows = read_table(path)
-    columns = columns.of(header)
-    check_columns(path, header, rows, [*columns.names(), *([by] if by else [])])
+    table = read_table(path)
+    rows, columns = table.rows, columns.of(table)
+    check_columns(table, columns.names() if by is None else [*columns.names(), by])
     for row in rows:
         for name in (columns.a, columns.b):
             if not row.fields[name].strip():
                 raise ValueError(f"{path}, line {row.line}: {name} is empty")
     values = read_outcomes(path, rows, columns)
-    weights = [read_number(path, row, columns.weight) for row in rows] if columns.weight else [1.0] * len(rows)
+    weights = [1.0] * len(rows)
+    if columns.weight is not None:
+        weights = [read_number(path, row, columns.weight) for row in rows]
     members: dict[str, list[int]] = {}
     for k, row in enumerate(rows):
-        members.setdefault(row.fields[by] if by else "", []).append(k)
+        members.setdefault("" if by is None else row.fields[by], []).append(k)
     return {
         group: _arguments([rows[k] for k in at], np.array(values)[at], np.array(weights)[at], columns)
         for group, at in members.items()
@@ -225,7 +259,8 @@ def _arguments(rows: list[Row], y: Any, weight: Any, columns: Columns) -> dict[s
     sides = np.array(
         [[number.setdefault(row.fields[name], len(number)) for name in (columns.a, columns.b)] for row in rows]
     )
-    kept = y != 0.5 if columns.ties == "drop" else np.full(len(y), True)
+    # an item's comparison with itself is no tie: Comparisons counts it
+    kept = (y != 0.5) | (sides[:, 0] == sides[:, 1]) | (columns.ties != "drop")
     who = None if columns.annotator is None else np.array([row.fields[columns.annotator] for row in rows])[kept]
     return {
         "x_a": sides[kept, 0],
@@ -240,12 +275,21 @@ def _arguments(rows: list[Row], y: Any, weight: Any, columns: Columns) -> dict[s
 
 
 def read_lengths(path: str | Path, labels: Sequence[str]) -> Any:
-    """Lengths > 0 of the named items, from a CSV file with the columns item and length: (n,)."""
+    """Lengths > 0 of the named items, from a CSV file with the columns item and length: (n,).
+
+    ValueError as in read_table, and where lengths are missing, not > 0, or differ between rows of one item.
+    """
+    table = read_table(path)
+    check_columns(table, ["item", "length"])
     length: dict[str, float] = {}
-    for row in read_rows(path, ["item", "length"]):
-        length[row.fields["item"]] = read_number(path, row, "length", "a number > 0")
-        if length[row.fields["item"]] == 0:
+    for row in table.rows:
+        item, value = row.fields["item"], read_number(path, row, "length", "a number > 0")
+        if value == 0:
             raise ValueError(f"{path}, line {row.line}: length must be > 0, got 0")
+        if length.setdefault(item, value) != value:
+            raise ValueError(
+                f"{path}, line {row.line}: length of {item!r} must be {length[item]:g} as before, got {value:g}"
+            )
     missing = [label for label in labels if label not in length]
     if missing:
         raise ValueError(

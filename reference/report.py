@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from reference.annotators import Indices
 from reference.comparisons import Comparisons
 from reference.fit import Fit, Options, among, fit, partial_order, restricted
+from reference.laplacian import NotConvergedError
 from reference.pbde import PBDE
 from reference.verdict import GoodnessOfFit
 
@@ -38,11 +41,13 @@ def paragraph(text: str, indent: str = "") -> str:
     return textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent + "  ")
 
 
-def number(value: float, decimals: int) -> str:
-    """A number for a column of a table: "-" where it was not computed, three digits where it is huge."""
+def number(value: float, decimals: int, width: int) -> str:
+    """A number in a column of a table, a blank in front: with fewer decimals where it is large, with an exponent
+    where it is huge; "-" where it was not computed. width: at least 8, or 7 for numbers >= 0."""
     if np.isnan(value):
-        return "-"
-    return f"{value:z.{decimals}f}" if abs(value) < 1e4 else f"{value:.3g}"
+        return f"{'-':>{width}}"
+    forms = [f"{value:z.{k}f}" for k in range(decimals, -1, -1)] + [f"{value:.{k}g}" for k in (3, 2, 1)]
+    return f"{next(form for form in forms if len(form) < width):>{width}}"
 
 
 def heading(group: str, graph: Comparisons, options: Options | None = None) -> str:
@@ -70,8 +75,8 @@ def print_graph(group: str, graph: Comparisons, fitted: Fit, options: Options) -
         interval = "-" if np.isnan(low[i]) else f"[{low[i]:.4f}, {high[i]:.4f}]"
         print(
             f"{shortened(labels[i], 29):<30}{np.exp(fitted.log_p[i]):>9.4f}{interval:>20}"
-            f"{number(fitted.log_p[i], 3):>9}{number(fitted.se_log_p[i], 3):>7}{number(fitted.omega[i], 3):>9}"
-            f"{number(fitted.se_omega[i], 3):>7}{number(fitted.compared[i], 0):>9}"
+            f"{number(fitted.log_p[i], 3, 9)}{number(fitted.se_log_p[i], 3, 7)}{number(fitted.omega[i], 3, 9)}"
+            f"{number(fitted.se_omega[i], 3, 7)}{number(fitted.compared[i], 0, 9)}"
         )
     if graph.n > SHOWN:
         print(f"... and {graph.n - SHOWN} more: --json or --csv gives them all")
@@ -112,7 +117,9 @@ def verdict_lines(verdict: GoodnessOfFit, labels: Sequence[str]) -> list[str]:
         paragraph(f"{counted}; {verdict.small_cells:.0%} of pairs expect a count below 5", "  "),
     ]
     if not verdict.finite:
-        lines.append("  without the ties there is no finite fit: G2 is at the supremum of the likelihood")
+        lines.append(
+            "  the decisive comparisons alone have no finite fit: G2 is at the supremum of the likelihood"
+        )
     beside = (
         "" if np.isnan(verdict.cyclic_share_median) else f", {verdict.cyclic_share_median:.3f} expected (median)"
     )
@@ -155,21 +162,15 @@ def report_undetermined(group: str, graph: Comparisons, model: PBDE, options: Op
     parts, beaten = partial_order(graph)
     labels = graph.labels or ()
     names = [[labels[i] for i in part] for part in parts]
-    inner: list[list[dict[str, Any]]] = []
-    for part, items in zip(parts, names, strict=True):
-        within = among(graph, part)
-        luce = replace(options, ties="half")
-        inner.append(
-            item_records(fit(within, restricted(model, part, graph.n), luce), items) if len(part) > 1 else []
-        )
+    fits = [_within(graph, part, model, options) for part in parts]
     if as_json:
-        error = "the wins do not determine the optimum"
-        entry = {"group": group, "error": error, "components": names, "always_won": beaten, "within": inner}
-        print(json.dumps(entry))
+        entry = {"group": group, "error": "the wins do not determine the optimum", "components": names}
+        entry |= {"always_won": beaten, "within": [records for records, _ in fits]}
+        print(json.dumps(entry | {"not_fitted": [fault for _, fault in fits]}))
         return
     print(paragraph(heading(group, graph)))
     print(f"no finite optimum: {len(parts)} groups are not linked by wins in both directions. What is determined:")
-    for k, (items, records) in enumerate(zip(names, inner, strict=True), 1):
+    for k, (items, (records, fault)) in enumerate(zip(names, fits, strict=True), 1):
         won = [str(m + 1) for j, m in beaten if j == k - 1]
         against = f"; won every comparison with group{'s' * (len(won) > 1)} {', '.join(won[:12])}" if won else ""
         listed = ", ".join(shortened(item, 30) for item in items[:8])
@@ -179,10 +180,34 @@ def report_undetermined(group: str, graph: Comparisons, model: PBDE, options: Op
             )
         )
         for record in sorted(records, key=lambda record: -record["log_p"])[:8]:
-            error = "-" if record["se_log_p"] is None else number(record["se_log_p"], 3)
+            error = "-" if record["se_log_p"] is None else number(record["se_log_p"], 3, 9).strip()
             within_text = f"density within {np.exp(record['log_p']):.4f}, log p {record['log_p']:.3f}"
             print(f"    {shortened(record['item'], 29):<30}{within_text} (s.e. {error})")
+        if fault:
+            print(paragraph(f"not fitted: {fault}", "    "))
     print("add comparisons that link the groups in both directions, or take a prior: --prior 0.5\n")
+
+
+def _within(
+    graph: Comparisons, part: Indices, model: PBDE, options: Options
+) -> tuple[list[dict[str, Any]], str | None]:
+    """The records of a part's items, fitted by themselves, none for a single item; and why there are none."""
+    if len(part) == 1:
+        return [], None
+    inside = among(graph, part)
+    try:
+        fitted = fit(inside, restricted(model, part, graph.n), replace(options, ties="half"))
+    except (ValueError, NotConvergedError) as error:
+        return [], str(error)
+    return item_records(fitted, inside.labels or ()), None
+
+
+def check_output(path: str, sources: Iterable[str]) -> None:
+    """ValueError where the output would replace an input, OSError where it cannot be written: before the fits."""
+    if Path(path).exists() and any(Path(path).samefile(source) for source in sources):
+        raise ValueError(f"--csv must be another file than those that are read, got {path}")
+    with open(path, "a", encoding="utf-8"):
+        pass
 
 
 def write_rows(path: str, rows: list[list[Any]]) -> None:

@@ -9,16 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from reference import Comparisons
 from reference.__main__ import main
 from reference.claims import CLAIMS, Claim, verify
 from reference.pbde import normalize
+from reference.report import number
 from reference.toy import Toy
 from tests.checks import assert_close
 
 CITATIONS = str(Path(__file__).parents[1] / "reference" / "data" / "citations.csv")
 CONVARG = Path(__file__).parents[2] / "shared" / "data" / "convarg" / "judgments.csv"
+
+COLUMNS = ("a", "b", "y", "annotator", "weight", "by")  # options that name a column
 
 
 def tempered(claim: Claim) -> Callable[..., np.ndarray]:
@@ -109,6 +114,25 @@ def test_y_may_be_the_winners_name(tmp_path: Path) -> None:
     assert np.asarray(Comparisons.from_csv(path).y).tolist() == [0, 0, 1]
 
 
+@pytest.mark.parametrize(
+    ("rows", "asked"),
+    [
+        ("y x,z,1 z,x,1 x,z,0 x,z,0 x,z,0", ["--y", "y"]),
+        ("y x,z,1 z,x,1 x,z,0 x,z,0 x,z,0", ["--outcomes", "1,0,0.5"]),
+        ("choice x,z,A z,x,A x,z,B x,z,B x,z,B", ["--y", "choice", "--outcomes", "A,B,T"]),
+    ],
+)
+def test_an_outcome_asked_for_beside_chosen_and_rejected(
+    rows: str, asked: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """It counts, even where it is asked for by the name that it has by default."""
+    path = tmp_path / "c.csv"
+    path.write_text("\n".join(f"chosen,rejected,{rows}".split()) + "\n")
+    assert main(["fit", str(path), *asked, "--json"]) == 0
+    x, z = json.loads(capsys.readouterr().out)["items"]
+    assert_close(np.exp([x["log_p"], z["log_p"]]), [0.2, 0.8], 1e-12)
+
+
 def test_an_undetermined_graph_says_what_is_determined(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Groups, who always won, densities within; exit status 1."""
     path = tmp_path / "graph.csv"
@@ -120,6 +144,59 @@ def test_an_undetermined_graph_says_what_is_determined(capsys: pytest.CaptureFix
     assert main(["fit", str(path), "--json"]) == 1
     graph = json.loads(capsys.readouterr().out)
     assert graph["components"] == [["x", "y"], ["z", "w"]]
+
+
+def test_a_part_that_cannot_be_fitted_stops_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Its fault is a line below its group; later graphs are printed, and --csv is written."""
+    path, out = tmp_path / "g.csv", tmp_path / "items.csv"
+    rows = "A,x,z,1,1 A,z,x,1,1 E,x,z,1,1e-300 E,z,x,1,1e300 E,p,x,1,1 Z,x,z,1,1 Z,z,x,1,1"
+    path.write_text("\n".join(["g,a,b,y,w", *rows.split()]) + "\n")
+    arguments = ["fit", str(path), "--by", "g", "--weight", "w", "--csv", str(out)]
+    assert main(arguments) == 1
+    shown = capsys.readouterr()
+    graph = shown.out[shown.out.index("E: 3 items") :]
+    assert shown.err == ""
+    assert "  group 2: x, z\n    not fitted: the curvature at an item underflows\n" in graph
+    assert "Z: 2 items" in graph
+    assert [line[:4] for line in out.read_text().splitlines()[1:]] == ["A,x,", "A,z,", "Z,x,", "Z,z,"]
+    assert main([*arguments, "--json"]) == 1
+    record = json.loads(capsys.readouterr().out.splitlines()[1])
+    assert record["within"] == [[], []]
+    assert record["not_fitted"] == [None, "the curvature at an item underflows"]
+
+
+def test_a_prior_is_not_called_ties(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Where only the prior made the fit finite, no line speaks of ties that there are none of."""
+    path = tmp_path / "n.csv"
+    path.write_text("a,b,y\nx,z,1\nz,x,1\nz,q,1\nq,z,1\nq,x,1\nx,q,1\nx,t,1\n")
+    assert main(["fit", str(path), "--prior", "0.5"]) == 0
+    out = capsys.readouterr().out
+    assert "the decisive comparisons alone have no finite fit" in out
+    assert "without the ties" not in out
+
+
+def test_huge_standard_errors(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Columns stay apart, and no density is called known within a factor that means nothing."""
+    path = tmp_path / "f.csv"
+    path.write_text("a,b,y\nx,z,1\n")
+    for prior in ("1e-6", "1e-12"):
+        assert main(["fit", str(path), "--prior", prior]) == 0
+        table = capsys.readouterr().out.splitlines()[3:5]
+        # an item, its density, the interval in two words, five numbers
+        assert [len(row.split()) for row in table] == [9, 9]
+        assert main(["diagnose", str(path), "--prior", prior]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "known within a factor of 1 (x) to no useful factor (z)" in said
+
+
+@given(st.floats(-1e300, 1e300) | st.integers(-(10**9), 10**9).map(float), st.sampled_from([0, 3]))
+def test_numbers_of_a_column(value: float, decimals: int) -> None:
+    """As wide as the column with a blank in front, and right to one digit."""
+    for shown, width in ((value, 9), (abs(value), 7)):
+        text = number(shown, decimals, width)
+        assert len(text) == width
+        assert text[0] == " "
+        assert abs(float(text) - shown) <= 0.5 * abs(shown) + 0.5 * 10.0**-decimals
 
 
 @pytest.mark.parametrize(
@@ -143,12 +220,23 @@ def test_an_undetermined_graph_says_what_is_determined(capsys: pytest.CaptureFix
         (b"a,b,y\nx,,1\n", [], "line 2: b is empty"),
         (b"a,b,y\nx, ,1\n", [], "line 2: b is empty"),
         (b"a,b,y\nx,z,1\nx,\xff,1\n", [], "line 3: not UTF-8"),
-        (b"a,b,y\n0,1,1\n", [], "the items are named 0 and 1"),
+        pytest.param(
+            b"a,b,y\n" + b"x,z,1\nz,x,1\n" * 2000 + b"caf\xe9,x,1\n", [], "line 4002: not UTF-8", id="far down"
+        ),
+        (b"a,b,y\n0,1,1\n1,0,0\n", [], "y must be numbers or winners' names, got 0 and 1, which may be either"),
+        (b"a,b,y\n1,2,1\n2,1,1\n1,3,1\n3,1,1\n", [], "got 1, which may be either; give --outcomes 1,0,0.5"),
+        (b"a,b,y\nx,z,0_1\n", [], "line 2: y must be a number in [0, 1], or the winner's name in every row"),
+        (b"a,b,y,k\nx,z,1,1_0\n", ["--weight", "k"], "line 2: k must be a number >= 0, got '1_0'"),
+        (b"chosen,rejected,y\nx,z,0\n", [], "line 1: column 'y' must be asked for"),
+        *((b"a,b,y\nx,z,1\n", [f"--{name}", ""], "line 1: column '' is not there") for name in COLUMNS),
+        (b"a,b,y\nx,z,1\nz,x,1\n", ["--csv", ""], "No such file"),
+        (b"a,b,y\nx,z,1\nz,x,1\n", ["--pbde", "length", "--lengths", ""], "No such file"),
         (b"a,b,y\nx,z,w\n", ["--outcomes", "l,r,t"], "line 2: y must be one of l, r, t, got 'w'"),
         (b"a,b,y\nx,z,1\n", ["--outcomes", "l,r"], "outcomes must be three different words"),
         (b"a,b,y,k\nx,z,1,-2\n", ["--weight", "k"], "line 2: k must be a number >= 0, got '-2'"),
         (b"a,b,y\nx,x,1\n", [], "at least two items"),
         (b"a,b,y\nx,z,1\n", ["--pbde", "length"], "go together"),
+        (b"a,b,y\nx,z,0.5\nz,w,0.5\n", ["--ties", "drop"], "besides the ties that are left out"),
     ],
 )
 def test_wrong_files(
@@ -170,15 +258,19 @@ def test_a_missing_file_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path
 
 
 def test_the_output_never_replaces_the_input(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """--csv FILE is refused, and a folder that cannot take the output before anything is fitted."""
-    path = tmp_path / "games.csv"
+    """--csv FILE is refused, lengths too, and a folder that cannot take the output: before anything is fitted."""
+    path, lengths = tmp_path / "games.csv", tmp_path / "lengths.csv"
     path.write_text("a,b,y\nx,z,1\nz,x,1\n")
-    for output, message in ((path, "--csv must be another file"), (tmp_path, "Is a directory")):
-        assert main(["fit", str(path), "--csv", str(output)]) == 2
+    lengths.write_text("item,length\nx,1\nz,2\n")
+    given = ["fit", str(path), "--pbde", "length", "--lengths", str(lengths)]
+    refused = "--csv must be another file"
+    for output, message in ((path, refused), (lengths, refused), (tmp_path, "Is a directory")):
+        assert main([*given, "--csv", str(output)]) == 2
         shown = capsys.readouterr()
         assert message in shown.err
         assert "omega" not in shown.out
     assert path.read_text() == "a,b,y\nx,z,1\nz,x,1\n"
+    assert lengths.read_text() == "item,length\nx,1\nz,2\n"
 
 
 @pytest.mark.parametrize("program", ["fit", "diagnose"])

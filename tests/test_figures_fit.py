@@ -104,6 +104,20 @@ def test_a_directory_in_place_of_a_file(tmp_path: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().err == f"error: {tmp_path}: Is a directory\n"
 
 
+@pytest.mark.parametrize("lengths", ["x,1\nz,1\n", "x,1\nz,1e4\n"])
+def test_intervals_that_reach_down_to_nothing(lengths: str, tmp_path: Path) -> None:
+    """An interval from 0, and a density that is 0 in float64, end where the axis does, without a warning."""
+    path, sizes = tmp_path / "games.csv", tmp_path / "sizes.csv"
+    path.write_text("a,b,y\nx,z,1\n")
+    sizes.write_text(f"item,length\n{lengths}")
+    given = ["--prior", "1e-6", "--pbde", "length", "--lengths", str(sizes), "--out", str(tmp_path)]
+    assert main(["fit", str(path), *given]) == 0
+    numbers = load("fit", tmp_path)
+    assert numbers.arrays["low"].min() == 0
+    left, right = draw_picture(numbers).axes[0].get_xlim()
+    assert 0 < left < right
+
+
 def test_without_standard_errors_no_interval_is_promised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the limit of the covariance the axis names the density alone, and the picture is drawn."""
     monkeypatch.setattr("reference.fit.COVARIANCE_LIMIT", 5)

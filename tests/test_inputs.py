@@ -14,6 +14,7 @@ from scipy import sparse
 from reference import PBDE, Annotator, Comparisons, Population, optimum, targets, win_matrix
 from reference.comparisons import draw_pairs
 from reference.pbde import log_mass, normalize
+from reference.reading import read_lengths
 from tests.checks import CLOSED_FORM, SOLVED, assert_close
 from tests.strategies import arrays, log_densities, models, proposals, sizes
 
@@ -250,6 +251,87 @@ def test_wrong_json_lines(text: str, message: str, tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
         Comparisons.from_csv(path)
+
+
+CHOSEN = "chosen,rejected,y\nx,z,1\nz,x,1\nx,z,0\nx,z,0\nx,z,0\n"
+WORDS = CHOSEN.replace("y\n", "choice\n").replace(",1", ",A").replace(",0", ",B")
+
+
+@pytest.mark.parametrize(
+    ("text", "asked", "x_over_z"),
+    [
+        (CHOSEN, {"y": "y"}, [1, 4]),
+        (CHOSEN, {"outcomes": ("1", "0", "0.5")}, [1, 4]),
+        (CHOSEN, {"a": "chosen", "b": "rejected"}, [1, 4]),
+        (CHOSEN, {"y": None}, [4, 1]),
+        (WORDS, {}, [4, 1]),
+        (WORDS, {"y": "choice", "outcomes": ("A", "B", "T")}, [1, 4]),
+    ],
+)
+def test_an_outcome_beside_chosen_and_rejected(
+    text: str, asked: dict[str, Any], x_over_z: list[float], tmp_path: Path
+) -> None:
+    """Counts where it is asked for, by the name of its column or by its words; where it is not, chosen won."""
+    path = tmp_path / "c.csv"
+    path.write_text(text)
+    wins = Comparisons.from_csv(path, **asked).wins().toarray()
+    assert_close([wins[0, 1], wins[1, 0]], x_over_z, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({}, "line 1: column 'y' must be asked for beside chosen and rejected; give --y y"),
+        ({"a": "a"}, "line 1: column 'a' is not there"),
+        ({"y": None, "outcomes": ("1", "0", "0.5")}, "outcomes need a column y"),
+    ],
+)
+def test_an_outcome_that_nobody_chose(asked: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """Refused where chosen could mean the opposite of y."""
+    path = tmp_path / "c.csv"
+    path.write_text(CHOSEN)
+    with pytest.raises(ValueError, match=message):
+        Comparisons.from_csv(path, **asked)
+
+
+def test_blank_lines_anywhere(tmp_path: Path) -> None:
+    """Before the header, between rows and at the end, empty or of blanks; later lines keep their numbers."""
+    path = tmp_path / "blank.csv"
+    path.write_text("\n  \na,b,y\n \t \nx,z,1\n\nz,x,1\n   \n")
+    assert_close(Comparisons.from_csv(path).wins().toarray(), [[0, 1], [1, 0]], 0.0)
+    with pytest.raises(ValueError, match="line 3: column 'w' is not there"):
+        Comparisons.from_csv(path, weight="w")
+    path.write_text(path.read_text() + "z,x\n")
+    with pytest.raises(ValueError, match="line 9: 3 columns expected, got 2"):
+        Comparisons.from_csv(path)
+
+
+@pytest.mark.parametrize(("ties", "kept", "left_out"), [("half", 1.0, 0.0), ("drop", 0.0, 1.0)])
+def test_an_item_tied_with_itself_is_no_tie(ties: Any, kept: float, left_out: float, tmp_path: Path) -> None:
+    """It is a comparison of an item with itself, however ties are taken."""
+    path = tmp_path / "self.csv"
+    path.write_text("a,b,y\nx,x,0.5\nx,z,1\nz,x,1\nx,z,0.5\n")
+    data = Comparisons.from_csv(path, ties=ties)
+    assert (data.dropped, data.ties, data.ties_left_out) == (1, kept, left_out)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("x,1\nz,2\nx,9\n", "line 4: length of 'x' must be 1 as before, got 9"),
+        ("x,1\nz,0\n", "line 3: length must be > 0, got 0"),
+        ("x,1\nz,1_0\n", "line 3: length must be a number > 0, got '1_0'"),
+        ("x,1\n", "no length for 1 of 2 items, the first is 'z'"),
+    ],
+)
+def test_wrong_lengths(rows: str, message: str, tmp_path: Path) -> None:
+    """File, line and rule; the same length twice is no contradiction."""
+    path = tmp_path / "lengths.csv"
+    path.write_text(f"item,length\n{rows}")
+    with pytest.raises(ValueError, match=f"lengths.csv.*{message}"):
+        read_lengths(path, ("x", "z"))
+    path.write_text("item,length\nx,1\nz,2\nx,1.0\n")
+    assert_close(read_lengths(path, ("x", "z")), [1, 2], 0.0)
 
 
 def test_ids_and_cells_name_the_items_that_they_seem_to(tmp_path: Path) -> None:
