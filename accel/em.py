@@ -107,7 +107,10 @@ def bradley_terry(wins: Array, penalty: Array, start: Array) -> Array:
         gradient = (wins - expected).sum(axis=1) - penalty @ r
         curvature = expected * prob.T
         hessian = np.diag(curvature.sum(axis=1)) - curvature + penalty
-        step = np.linalg.solve(hessian, gradient)
+        try:
+            step = np.linalg.solve(hessian, gradient)
+        except np.linalg.LinAlgError:
+            raise ValueError("ridge must be larger: with so little the Hessian is singular in float64") from None
         if gradient @ step <= 1e-14 * (1 + abs(value)):
             break
         for halving in range(HALVINGS):

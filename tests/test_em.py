@@ -169,6 +169,10 @@ def test_the_best_restart_is_kept_and_runs_repeat() -> None:
         ({"rounds": 1.5}, "rounds must be an integer, got 1.5"),
         ({"tolerance": float("nan")}, "tolerance must be >= 0, got nan"),
         ({"ridge": 0.0}, "ridge must be > 0, got 0.0"),
+        (
+            {"ridge": 1e-20, "n": 4},
+            "ridge must be larger: with so little the Hessian is singular in float64",
+        ),
         ({"roughness": -1.0}, "roughness must be >= 0, got -1.0"),
         ({"annotator": [1]}, "annotator must have shape (2,), got (1,)"),
         (
