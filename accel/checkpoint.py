@@ -65,7 +65,7 @@ def load(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
             with np.load(file, allow_pickle=False) as entries:
                 arrays = {name: entries[name] for name in entries.files}
             described = json.loads(arrays.pop(ABOUT).tobytes())
-            about: dict[str, Any] = described["about"]
+            about: dict[str, Any] = dict(described["about"])
             if described["arrays"] != list(arrays):
                 raise KeyError("arrays")  # damage to a zip's directory can hide whole entries
         except Exception as error:  # a damaged zip can fail in a dozen ways; all mean the same here

@@ -94,15 +94,19 @@ class Store:
         if not (self.resume and self.path.exists()):
             return
         arrays, about = load(self.path)
-        check_same_run(self.path, about.get("run", {}), self._settings(config))
-        progress = about["progress"]
+        try:
+            run, progress = dict(about["run"]), about["progress"]
+            step, seconds, stopped = int(progress["step"]), float(progress["seconds"]), progress["stopped"]
+        except (KeyError, TypeError, ValueError):
+            raise CheckpointError(f"{self.path} does not say how far a run is; delete it to start again") from None
+        check_same_run(self.path, run, self._settings(config))
         expected = {name: getattr(state, name).shape for name in ("params", "m", "v")}
-        if {name: value.shape for name, value in arrays.items()} != {**expected, "losses": (progress["step"],)}:
+        if {name: value.shape for name, value in arrays.items()} != {**expected, "losses": (step,)}:
             raise CheckpointError(f"{self.path} does not hold the arrays of this run; delete it to start again")
         for name in expected:
             getattr(state, name)[...] = ops.xp.asarray(arrays[name])
-        state.losses[: progress["step"]] = arrays["losses"]
-        state.step, state.stopped, state.seconds = (progress[name] for name in ("step", "stopped", "seconds"))
+        state.losses[:step] = arrays["losses"]
+        state.step, state.stopped, state.seconds = step, stopped, seconds
 
     def _settings(self, config: Config) -> dict[str, Any]:
         settings = asdict(config)
@@ -143,7 +147,10 @@ def minimize(
             try:
                 _some_steps(gradient, state, config, ops, rate)
             except MemoryError as error:
-                raise MemoryError(_out_of_memory(error, start, store)) from error
+                cure = "lower the number of points or comparisons"
+                if store is not None:
+                    cure += f"; {store.path} is as it was saved last, and the run can go on from it"
+                raise MemoryError(out_of_memory(error, cure, f" after step {start}")) from error
             check_losses(state.losses[: state.step], start, config)
             bar.set_postfix_str(f"loss {state.losses[max(state.step - 1, 0)]:.5g}", refresh=False)
             bar.update(state.step - start)
@@ -153,10 +160,10 @@ def minimize(
     return state
 
 
-def _out_of_memory(error: MemoryError, step: int, store: Store | None) -> str:
-    kept = f"; {store.path} is as it was saved last, and the run can go on from it" if store is not None else ""
-    told = str(error).splitlines()[0] if str(error) else "no more memory"
-    return f"out of memory after step {step} ({told}): lower the number of points or comparisons{kept}"
+def out_of_memory(error: MemoryError, cure: str, when: str = "") -> str:
+    """What a program says of it, in one line. An error that `minimize` raised gives way to what raised that."""
+    told = str(error.__cause__ or error).splitlines() or ["no more memory"]
+    return f"out of memory{when} ({told[0]}): {cure}"
 
 
 def _some_steps(gradient: Gradient, state: State, config: Config, ops: Ops, rate: Callable[[int], float]) -> None:

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol, get_args
@@ -35,7 +36,7 @@ from figures import (
     style,
     targets,
 )
-from figures.numbers import Numbers, Panel, PresetName, Proposal, Settings, load, save
+from figures.numbers import Numbers, Panel, PresetName, Proposal, Settings, load, read_from, save
 from reference import NotConvergedError
 from reference.options import (
     Parser,
@@ -155,14 +156,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = FIGURES if "all" in asked.names else dict.fromkeys(asked.names)
     for name in names:
         try:
-            picture, numbers = run(name, asked.out, None if asked.redraw else settings)
+            told = run(name, asked, None if asked.redraw else settings)
         except OSError as error:
             parser.error(f"cannot write to {asked.out}: {error.strerror or error}")
         except (ValueError, ImportError, MemoryError, DivergedError) as error:
             parser.error(str(error))
         except KeyboardInterrupt:
             parser.exit(130, "interrupted: the same command goes on from the last checkpoint\n")
-        print(json_lines(numbers, picture) if asked.json else table(numbers, picture))
+        print(told)
     return 0
 
 
@@ -187,7 +188,8 @@ def _main_of_fit(words: Sequence[str]) -> int:
         parser.error(str(error))
     except OSError as error:
         parser.error(f"{error.filename}: {error.strerror}")
-    return _drawn("fit", fit.draw, asked)
+    print(_drawn("fit", fit.draw, asked))
+    return 0
 
 
 def _main_of_lengths(words: Sequence[str]) -> int:
@@ -198,11 +200,13 @@ def _main_of_lengths(words: Sequence[str]) -> int:
     try:
         _check_folder(asked.out)
         save(lengths.compute(asked.run), asked.out)
-        return _drawn("lengths", lengths.draw, asked)
+        told = _drawn("lengths", lengths.draw, asked, lengths.reading(asked.run))
     except ValueError as error:
         parser.error(str(error))
     except OSError as error:
         parser.error(f"{error.filename}: {error.strerror}")
+    print(told)
+    return 0
 
 
 def _add_output_options(parser: Parser) -> None:
@@ -210,13 +214,20 @@ def _add_output_options(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON line a panel in place of the table")
 
 
-def _drawn(name: str, draw: Callable[[Numbers], Figure], asked: argparse.Namespace) -> int:
-    """Draws the picture from the numbers kept in --out, and prints these."""
+def _drawn(
+    name: str,
+    draw: Callable[[Numbers], Figure],
+    asked: argparse.Namespace,
+    reading: AbstractContextManager[None] | None = None,
+) -> str:
+    """Draws the picture from the numbers kept in --out; what to print of these. reading: deals with wrong ones."""
     numbers, picture = load(name, asked.out), asked.out / f"{name}.png"
-    with style.applied(), whole_file(picture) as file:
-        file.write(style.png(draw(numbers)))
-    print(json_lines(numbers, picture) if asked.json else table(numbers, picture))
-    return 0
+    with reading or nullcontext(), style.applied():
+        content = style.png(draw(numbers))
+        told = json_lines(numbers, picture) if asked.json else table(numbers, picture)
+    with whole_file(picture) as file:
+        file.write(content)
+    return told
 
 
 def _check_folder(folder: Path) -> None:
@@ -226,20 +237,19 @@ def _check_folder(folder: Path) -> None:
         pass
 
 
-def run(name: str, folder: Path, settings: Settings | None) -> tuple[Path, Numbers]:
+def run(name: str, asked: argparse.Namespace, settings: Settings | None) -> str:
     """Writes NAME.json, NAME.npz and NAME.png; without settings, the picture alone, from the numbers there.
 
-    Either way the picture is drawn from the files. OSError where the folder cannot be written to; ValueError
-    where there are no numbers to draw.
+    Either way the picture is drawn from the files. Returns what to print. OSError where the folder cannot be
+    written to; ValueError where there are no numbers to draw, or others than this figure's.
     """
-    module, picture = FIGURES[name], folder / f"{name}.png"
-    if settings is not None:
-        _check_folder(folder)
-        save(module.compute(settings), folder)
-    numbers = load(name, folder)
-    with style.applied(), whole_file(picture) as file:
-        file.write(style.png(module.draw(numbers)))
-    return picture, numbers
+    module = FIGURES[name]
+    if settings is None:
+        wrong = read_from(asked.out / f"{name}.json", "run without --redraw to compute it again")
+        return _drawn(name, module.draw, asked, wrong)
+    _check_folder(asked.out)
+    save(module.compute(settings), asked.out)
+    return _drawn(name, module.draw, asked)
 
 
 def table(numbers: Numbers, picture: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 
 from accel.checkpoint import CheckpointError, load
 from figures import style
-from figures.numbers import Array, Extremum, Numbers, Panel
+from figures.numbers import Array, Extremum, Numbers, Panel, read_from
 from lm.figure6 import NUMBERS, total_variation
 from lm.lengths import LONG, SHORT, modes, moving_average, shares
 
@@ -25,7 +26,7 @@ RIGHT = {
 def compute(run: Path) -> Numbers:
     """The length laws (T + 1,) that `python -m lm figure6` left in the folder `run`.
 
-    ValueError where there are none: `python -m lm all` makes them.
+    ValueError where there are none, or something else: `python -m lm all` makes them.
     """
     try:
         arrays, about = load(run / NUMBERS)
@@ -33,8 +34,15 @@ def compute(run: Path) -> Numbers:
         raise ValueError(f"there are no numbers at {run / NUMBERS}; make them with python -m lm all") from None
     except (CheckpointError, zipfile.BadZipFile) as error:
         raise ValueError(str(error)) from None
-    panels = [_panel(name, law, arrays.get(f"{name} exact")) for name, law in arrays.items() if _trained(name)]
-    return Numbers("lengths", about, panels, {"length": np.arange(len(arrays["whole"]), dtype=float), **arrays})
+    with reading(run):
+        panels = [_panel(name, law, arrays.get(f"{name} exact")) for name, law in arrays.items() if _trained(name)]
+        lengths = np.arange(len(arrays["whole"]), dtype=float)
+        return Numbers("lengths", about, panels, {"length": lengths, **arrays})
+
+
+def reading(run: Path) -> AbstractContextManager[None]:
+    """Within it, a file that holds something else is ValueError in one line."""
+    return read_from(run / NUMBERS, "make it again with python -m lm figure6")
 
 
 def _trained(name: str) -> bool:

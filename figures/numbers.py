@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,7 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from accel.checkpoint import whole_file
+from accel.checkpoint import fingerprint, whole_file
 
 Array = NDArray[np.float64]
 FLAT = 1e-9  # nats: neighbours that differ by less are equally high
@@ -147,6 +149,7 @@ def save(numbers: Numbers, folder: Path) -> None:
         "settings": numbers.settings,
         "panels": [asdict(panel) for panel in numbers.panels],
         "arrays": {key: list(array.shape) for key, array in numbers.arrays.items()},
+        "fingerprint": fingerprint(numbers.arrays),  # a run killed between the files leaves those of two runs
     }
     with whole_file(folder / f"{numbers.name}.json") as file:
         file.write((json.dumps(entry, indent=1) + "\n").encode())
@@ -161,8 +164,20 @@ def load(name: str, folder: Path) -> Numbers:
         path = folder / f"{name}.npz"
         with path.open("rb") as file, np.load(file) as stored:
             arrays = {key: stored[key] for key in entry["arrays"]}
+        if fingerprint(arrays) != entry["fingerprint"]:
+            raise ValueError("arrays of another run")
         return Numbers(entry["name"], entry["settings"], panels, arrays)
     except FileNotFoundError:
         raise ValueError(f"there are no numbers at {path}; run without --redraw to compute them") from None
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
         raise ValueError(f"cannot read {path}; run without --redraw to compute it again") from None
+
+
+@contextmanager
+def read_from(path: Path, cure: str) -> Iterator[None]:
+    """What goes wrong in the block, with numbers read from path, becomes ValueError: one line with the cure."""
+    try:
+        yield
+    except Exception as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"cannot draw from {path} ({told}); {cure}") from error

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from accel.minimize import out_of_memory
 from lm.corpus import GRAMMAR
 from lm.experiment import Experiment, Settings
 from lm.presets import PresetName
-from lm.report import STAGES
+from lm.report import STAGES, recorded
 from reference.options import Parser, package_version, until_closed
 
 STAGE_HELP = """\
@@ -82,6 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     except OSError as error:
         parser.error(f"{error.filename or folder}: {error.strerror or error}")
+    except MemoryError as error:
+        cure = "take --preset quick, or for text a smaller --vocab-size"
+        parser.error(out_of_memory(error, f"{cure}; what is done is kept in {folder}"))
     except KeyboardInterrupt:
         parser.exit(130, f"stopped; the same command goes on from {folder}\n")
 
@@ -101,7 +105,7 @@ def run(experiment: Experiment, stages: Sequence[str], as_json: bool) -> int:
             if not as_json:
                 print(line.text, flush=True)
             elif line.values is not None:
-                print(json.dumps(line.values), flush=True)
+                print(json.dumps(recorded(line.values), allow_nan=False), flush=True)
         if not as_json:
             print(f"{time.perf_counter() - began:.0f} s", flush=True)
     return int(failed)

@@ -26,7 +26,7 @@ MIXTURES = tuple(LABELS)
 class Adapted:
     """An adapted model. losses: of each course, on held-out pairs, nats a pair; `course` has the least.
 
-    before: that of `whole`, which all courses start from. Both are empty or NaN where there was nothing to choose.
+    before: that of `whole`, which all courses start from. {} and NaN where there was nothing to choose.
     """
 
     mixture: str

@@ -6,8 +6,8 @@ answer the same calls; only the grammar's corpora have `exact`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -26,7 +26,8 @@ GRAMMAR = "grammar"  # the name of the default corpus
 CACHE = Path("out/corpus")  # where tokenizers and encoded sentences are kept
 LINES = 200_000  # as many lines, drawn at random, train a tokenizer
 RANGES = {"whole": (1, MAX_LENGTH), "short": (1, SHORT), "long": (LONG, MAX_LENGTH)}  # of |x|, on text
-LAYOUT = 1  # of what is kept: another number, and it is made again
+ASIDE = 2**32 - 1  # in seeds of held-out sentences only: (seed, 0) is (seed, 0, 0), with which `whole` is trained
+LAYOUT = 2  # of what is kept: another number, and it is made again
 
 
 class Corpus(Protocol):
@@ -47,7 +48,8 @@ class Corpus(Protocol):
 class Corpora:
     """Three corpora of one vocabulary: `short` and `long` are what `whole` has of short and long sentences.
 
-    grammar: where the laws are known. about: one line on where the sentences come from.
+    grammar: where the laws are known. about: one line on where the sentences come from. fingerprints: of
+    what the name and the sizes do not tell; where they differ, models of one corpus are of no use for the other.
     """
 
     name: str
@@ -59,22 +61,29 @@ class Corpora:
     decode: Callable[[NDArray[np.int64]], str]  # (T,) -> the sentence
     grammar: Grammar | None
     about: str
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class ExactCorpus:
-    """Sentences of an exact law. seed: of those held out, drawn independently of all that is trained on."""
+    """Sentences of an exact law. seed, stream: of those held out, independent of all that is trained on."""
 
     exact: Tilted
-    seed: tuple[int, ...] = (0,)
+    seed: int = 0
+    stream: int = 0
 
     def sample(self, count: int, rng: np.random.Generator) -> Tokens:
         """(count, max_length): exact samples."""
         return self.exact.sample(count, rng)
 
     def held_out(self, count: int) -> Tokens:
-        """(count, max_length): exact samples, by the seed alone."""
-        return self.exact.sample(count, np.random.default_rng(self.seed))
+        """(count, max_length): exact samples, by seed and stream alone."""
+        return self.exact.sample(count, self.rng)
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """What they are drawn with."""
+        return np.random.default_rng((self.seed, ASIDE, self.stream))
 
 
 def grammar_corpora(grammar: Grammar, name: str = GRAMMAR, seed: int = 0) -> Corpora:
@@ -83,9 +92,9 @@ def grammar_corpora(grammar: Grammar, name: str = GRAMMAR, seed: int = 0) -> Cor
         name,
         vocab_size=len(grammar.vocabulary),
         max_length=MAX_LENGTH,
-        whole=ExactCorpus(whole(grammar), (seed, 0)),
-        short=ExactCorpus(short(grammar), (seed, 1)),
-        long=ExactCorpus(long(grammar), (seed, 2)),
+        whole=ExactCorpus(whole(grammar), seed, 0),
+        short=ExactCorpus(short(grammar), seed, 1),
+        long=ExactCorpus(long(grammar), seed, 2),
         decode=grammar.text,
         grammar=grammar,
         about=f"{len(grammar.vocabulary)} tokens, {grammar.free_probabilities} free probabilities, exact laws",
@@ -121,7 +130,7 @@ def text_corpora(text: Text, tokenizer: Tokenizer, folder: Path, progress: bool 
     """
     if not folder.is_dir():
         encode(text.lines(), tokenizer, folder, MAX_LENGTH, progress)
-    parts, left_out = open_encoded(folder)
+    parts, left_out, digest = open_encoded(folder)
     found = {
         name: TextCorpus(parts[TRAINING].within(low, high), parts[HELD_OUT].within(low, high))
         for name, (low, high) in RANGES.items()
@@ -144,6 +153,7 @@ def text_corpora(text: Text, tokenizer: Tokenizer, folder: Path, progress: bool 
         decode=tokenizer.decode,
         grammar=None,
         about=about,
+        fingerprints={"text": digest, "tokenizer": fingerprint(tokenizer.model)},
     )
 
 

@@ -1,12 +1,14 @@
 """Encoded sentences on disk, one file for every length: no padding, no index, mapped into memory, drawn at random.
 
 A folder holds DIR/PART-LENGTH.ids, the (n, LENGTH) ids of one part's sentences in the order of the text, and
-about.json with the counts. It is written under another name and renamed: it is whole or not there.
+about.json with the counts and a digest of the text. It is written under another name and renamed: it is whole or
+not there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import json
 import os
@@ -76,8 +78,9 @@ def encode(
         tqdm(desc="encoding", unit=" lines", disable=None if progress else True, leave=False) as bar,
     ):
         writers: dict[tuple[str, int], BinaryIO] = {}
-        source, dtype = iter(lines), _dtype(tokenizer.vocab_size)
+        source, dtype, digest = iter(lines), ids_dtype(tokenizer.vocab_size), hashlib.sha256()
         while batch := list(itertools.islice(source, LINES_AT_ONCE)):
+            digest.update("".join(f"{held_out:d}{line}\n" for line, held_out in batch).encode())
             for ids, (_, held_out) in zip(tokenizer.encode([line for line, _ in batch]), batch, strict=True):
                 if reason := _unfit(ids, max_length):
                     left_out[reason] += 1
@@ -91,6 +94,7 @@ def encode(
             bar.update(len(batch))
     in_order = {part: sorted(count.items()) for part, count in counts.items()}
     about = {"vocab_size": tokenizer.vocab_size, "counts": in_order, "left_out": left_out}
+    about["text"] = digest.hexdigest()[:16]
     (temporary / "about.json").write_text(json.dumps(about))
     os.replace(temporary, folder)
 
@@ -104,22 +108,22 @@ def _unfit(ids: list[int], max_length: int) -> str:
     return "" if len(ids) > 1 else EMPTY
 
 
-def open_encoded(folder: Path) -> tuple[dict[str, Encoded], dict[str, int]]:
-    """The parts of a folder that `encode` wrote, and how many sentences were left out, by reason.
+def open_encoded(folder: Path) -> tuple[dict[str, Encoded], dict[str, int], str]:
+    """The parts of a folder that `encode` wrote, how many sentences were left out, by reason, and the digest.
 
     ValueError where its files are not what about.json says.
     """
     try:
         about = json.loads((folder / "about.json").read_text())
-        dtype = _dtype(about["vocab_size"])
+        dtype, counts = ids_dtype(about["vocab_size"]), about["counts"]
         parts = {
             part: Encoded(
-                {length: _mapped(_block(folder, part, length), dtype, n, length) for length, n in counts}
+                {length: _mapped(_block(folder, part, length), dtype, n, length) for length, n in counts[part]}
             )
-            for part, counts in about["counts"].items()
+            for part in (TRAINING, HELD_OUT)
         }
-        return parts, about["left_out"]
-    except (OSError, ValueError, KeyError) as error:
+        return parts, {reason: int(count) for reason, count in about["left_out"].items()}, str(about["text"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder} must be whole ({error}); delete it, and it is made again") from None
 
 
@@ -134,5 +138,6 @@ def _block(folder: Path, part: str, length: int) -> Path:
     return folder / f"{part}-{length:03}.ids"
 
 
-def _dtype(vocab_size: int) -> np.dtype[Any]:
+def ids_dtype(vocab_size: int) -> np.dtype[Any]:
+    """What holds any id of a vocabulary of this size on disk."""
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<i4")

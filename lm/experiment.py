@@ -84,7 +84,7 @@ class Experiment:
         return self.preset.sizes.config(self.corpora.vocab_size, self.corpora.max_length)
 
     def rng(self, *stream: int) -> np.random.Generator:
-        """The random numbers of one purpose, which no other purpose shares."""
+        """The random numbers of one purpose; no other has them, though `batch_of` seeds its orders with some."""
         return np.random.default_rng((self.settings.seed, *stream))
 
     def kept(self, name: str, made_of: Mapping[str, Any], compute: Callable[[], Arrays]) -> Arrays:
@@ -125,7 +125,7 @@ class Experiment:
         """What every file of the run says of it."""
         corpora, settings = self.corpora, self.settings
         about = {"corpus": corpora.name, "sentences": corpora.about, "seed": settings.seed, "ops": settings.ops}
-        return {**about, "preset": settings.preset, **asdict(self.config)}
+        return {**about, **corpora.fingerprints, "preset": settings.preset, **asdict(self.config)}
 
 
 def batch_of(count: int, size: int, step: int, seed: int) -> NDArray[np.intp]:

@@ -14,6 +14,7 @@ from accel.minimize import host
 from accel.ops import Params
 from accel.sampling import sample
 from accel.transformer import log_likelihood
+from lm.encoded import ids_dtype
 from lm.experiment import ANNOTATORS, MODELS, Arrays, Experiment
 from lm.grammar import EOS, Tokens, sentence_lengths
 from lm.pretrain import pretrained
@@ -57,7 +58,7 @@ def written(experiment: Experiment, params: Params, name: str, count: int, strea
             found = sample(
                 experiment.ops, params, config, size, rng, config.max_len, eos=EOS, batch=AT_ONCE, progress=True
             )
-            return {"tokens": found.tokens.astype(np.uint16), "draws": np.array(found.draws)}
+            return {"tokens": found.tokens.astype(ids_dtype(config.vocab_size)), "draws": np.array(found.draws)}
 
         return experiment.kept(f"sentences/{name}-{part:02d}", {"model": model, "size": size}, draw)
 

@@ -17,6 +17,8 @@ from accel.checkpoint import whole_file
 from lm.grammar import BOS, EOS, PAD
 
 UNKNOWN = 3
+LEAST = UNKNOWN + 2  # the smallest vocabulary: the special pieces, and one of text
+LONGEST = 4192  # bytes of a line, SentencePiece's default: it leaves longer ones out
 LARGEST = 30_000  # the vocabulary where the text supports it, as in the paper
 
 
@@ -81,12 +83,17 @@ def train_tokenizer(lines: Sequence[str], vocab_size: int | None = None) -> Toke
     """A unigram model of the lines. vocab_size: by default what they support, at most 30,000.
 
     The same lines give the same model. ValueError where vocab_size is more than the text supports, or too few for
-    its characters, and without lines.
+    its characters, and without lines of at most 4,192 bytes.
     """
     if not lines:
         raise ValueError("a tokenizer must have lines to be trained on, got none")
-    if vocab_size is not None and vocab_size < 1:
-        raise ValueError(f"vocab_size must be >= 1, got {vocab_size}")
+    if vocab_size is not None and vocab_size < LEAST:
+        raise ValueError(f"vocab_size must be >= {LEAST}, {LEAST - 1} of them special, got {vocab_size}")
+    if all(len(line.encode()) > LONGEST for line in lines):
+        least = min(len(line.encode()) for line in lines)
+        raise ValueError(
+            f"a tokenizer must have lines of at most {LONGEST} bytes, each ended by \\n, got {least} and more"
+        )
     written = io.BytesIO()
     try:
         sentencepiece().SentencePieceTrainer.train(
@@ -95,6 +102,7 @@ def train_tokenizer(lines: Sequence[str], vocab_size: int | None = None) -> Toke
             model_type="unigram",
             vocab_size=LARGEST if vocab_size is None else vocab_size,
             hard_vocab_limit=vocab_size is not None,
+            max_sentence_length=LONGEST,
             character_coverage=1.0,  # every character of the lines is a piece
             pad_id=PAD,
             bos_id=BOS,

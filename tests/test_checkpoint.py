@@ -252,6 +252,38 @@ def test_a_torn_checkpoint_stops_training(tmp_path: Path) -> None:
     assert path.read_bytes() == half
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"progress": None},
+        {"progress": {"step": 400}},
+        {"progress": {"step": None, "stopped": "steps", "seconds": 1.0}},
+        {"run": [1]},
+        {"run": None},
+    ],
+)
+def test_a_checkpoint_of_something_else_stops_training(tmp_path: Path, change: dict[str, Any]) -> None:
+    """A whole file with another description: one line, not the error of whatever is missing."""
+    path = tmp_path / "run.npz"
+    run(path)
+    arrays, about = load(path)
+    save(path, arrays, about | change)
+    with pytest.raises(CheckpointError, match=r"run\.npz does not say how far a run is; delete it to start again"):
+        run(path)
+    save(path, arrays, {key: value for key, value in about.items() if key not in change})
+    with pytest.raises(CheckpointError, match="does not say how far a run is"):
+        run(path)
+
+
+def test_a_description_must_be_a_dict(tmp_path: Path) -> None:
+    """What `save` never writes."""
+    path = tmp_path / "run.npz"
+    described = np.frombuffer(b'{"about": 3, "arrays": []}', dtype=np.uint8)
+    np.savez(path, about=described)
+    with pytest.raises(CheckpointError, match=r"is not a whole checkpoint \(TypeError\)"):
+        load(path)
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     """A block that fails leaves what was there, and nothing beside it; one that ends replaces it."""
     path = tmp_path / "kept"

@@ -295,7 +295,7 @@ def test_files_hold_what_was_computed(numbers: Numbers, drawn: Path) -> None:
     for key, array in computed.arrays.items():
         assert np.array_equal(numbers.arrays[key], array)
     entry = json.loads((drawn / "targets.json").read_text())
-    assert set(entry) == {"name", "settings", "panels", "arrays"}
+    assert set(entry) == {"name", "settings", "panels", "arrays", "fingerprint"}
     assert entry["arrays"]["figure_4_fit"] == [401, 401]
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from accel import buffers
 from accel.checkpoint import CheckpointError, save
+from accel.sampling import Samples
 from lm import presets
 from lm.__main__ import main
 from lm.adapt import adapted, held_out_loss, labels
 from lm.cells import sentence_cells
-from lm.experiment import Experiment, Settings, batch_of
+from lm.experiment import MODELS, Experiment, Settings, batch_of
 from lm.figure6 import Lengths, claims, total_variation
 from lm.lengths import short, whole
 from lm.presets import Course, Pretraining, Sizes
@@ -57,7 +60,22 @@ def experiment(folder: Path, **settings: Any) -> Experiment:
 def printed(folder: Path, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, list[dict[str, Any]]]:
     """The exit status and the JSON lines of a command."""
     status = main([*words, "--out", str(folder), "--ops", "numpy", "--json"])
-    return status, [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return status, [json.loads(line, parse_constant=refuse) for line in capsys.readouterr().out.splitlines()]
+
+
+def refuse(constant: str) -> None:
+    """Python reads NaN and Infinity; JSON does not have them."""
+    raise AssertionError(f"{constant} is not JSON")
+
+
+def error_of(folder: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line on stderr of a command that cannot be done."""
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "--out", str(folder), "--ops", "numpy"])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
 
 
 def test_all_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +95,9 @@ def test_all_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ]  # fmt: skip
     for row in of["adapt"][:2]:
         best = min(row["courses"], key=lambda course: course["loss"])
+        assert row["before"] > 0
         assert row["chosen"] == {"epochs": best["epochs"], "learning_rate": best["learning_rate"]}
+    assert [row["before"] for row in of["adapt"][2:]] == [None, None]  # there was nothing to choose
     laws = [row for row in of["figure6"] if "shares" in row]
     assert len(laws) == 7
     for row in laws:
@@ -210,12 +230,59 @@ def test_claims() -> None:
 )
 def test_refused(words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One line on stderr, exit status 2."""
-    with pytest.raises(SystemExit) as stopped:
-        main([*words, "--out", str(tmp_path), "--ops", "numpy"])
-    assert stopped.value.code == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    assert message in error_of(tmp_path, capsys, *words)
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "told"),
+    [
+        ("transformer_init", MemoryError(), "no more memory"),
+        ("cross_entropy_step", MemoryError("Unable to allocate 2 GiB"), "Unable to allocate 2 GiB"),
+    ],
+)
+def test_out_of_memory(
+    where: str,
+    error: MemoryError,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before training and in it: one line with what the experiment has to lower."""
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(f"lm.pretrain.{where}", fail)
+    line = error_of(tmp_path, capsys, "pretrain")
+    assert line.startswith(
+        f"error: out of memory ({told}): take --preset quick, or for text a smaller --vocab-size;"
+    )
+    assert str(tmp_path) in line
+
+
+def test_empty_bins_are_null(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One sentence is in one bin only: no comparison of bins has a trained value."""
+    monkeypatch.setitem(presets.PRESETS, "quick", replace(TINY, judged=1))
+    _, rows = printed(tmp_path, capsys, "table2")
+    assert all(value is None for row in rows for value in row["trained"].values())
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**32, 2**40 + 1])
+def test_nothing_that_trains_shares_random_numbers_with_held_out_sentences(tmp_path: Path, seed: int) -> None:
+    """NumPy's seeds forget zeros at their end: (0, 0) is (0, 0, 0)."""
+    run = experiment(tmp_path, seed=seed)
+    streams = [*product(range(300)), *product(range(5), range(120)), *product(range(5), range(120), range(5))]
+    training = {state(run.rng(*stream)) for stream in streams}
+    held_out = [state(getattr(run.corpora, model).rng) for model in MODELS]
+    assert len(training.union(held_out)) == len(training) + len(MODELS)
+
+
+def state(rng: np.random.Generator) -> int:
+    found: int = rng.bit_generator.state["state"]["state"]
+    return found
 
 
 def test_files_of_another_run_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,6 +312,41 @@ def test_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {row["stage"] for row in found} == set(STAGES)
     assert all(row["exact"] is None for row in found if row["stage"] == "table2")
     assert all(row["kl"] is None for row in found if row["stage"] == "pretrain")
+
+
+def test_runs_of_other_text_or_tokenizers_are_refused(tmp_path: Path) -> None:
+    """Though counts and vocabulary are the same: the lines in another order, and pieces of another text."""
+    tokenizer = pytest.importorskip("lm.tokenizer")
+    pytest.importorskip("sentencepiece")
+    grammar = experiment(tmp_path).corpora.grammar
+    assert grammar is not None
+    lines = [grammar.text(row) for row in whole(grammar, 40).sample(1500, np.random.default_rng(0))]
+    path, models = tmp_path / "sentences.txt", [tmp_path / "one.model", tmp_path / "other.model"]
+    for model, part in zip(models, (lines, lines[:700]), strict=True):
+        tokenizer.train_tokenizer(part, 240).save(model)
+
+    def on(model: Path, lines: list[str]) -> None:
+        path.write_text("\n".join(lines), encoding="utf-8")
+        pretrained(experiment(tmp_path / "run", corpus=str(path), sentencepiece=model), "whole")
+
+    on(models[0], lines)
+    on(models[0], lines)
+    for model, given, name in ((models[1], lines, "tokenizer"), (models[0], lines[::-1], "text")):
+        with pytest.raises(
+            CheckpointError, match=rf"whole.npz belongs to another run: {name} is \w+ there and \w+ h"
+        ):
+            on(model, given)
+
+
+def test_ids_of_large_vocabularies_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above 65,535 they need more than two bytes."""
+    run = experiment(tmp_path)
+    vars(run)["corpora"] = replace(run.corpora, vocab_size=70_000)
+    tokens = np.array([[69_999, 65_536, 65_535, 2] + [0] * 46])
+    monkeypatch.setattr("lm.sentences.sample", lambda *_, **__: Samples(tokens, np.array([4]), np.zeros(1), 1))
+    _, params = buffers.flatten({"weight": np.zeros(3)}, np)
+    for _ in range(2):  # written, then read
+        assert np.array_equal(written(run, params, "large", 1, 40).tokens, tokens)
 
 
 def test_on_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

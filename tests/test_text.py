@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -212,7 +213,7 @@ def test_a_killed_run_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "kept.tmp" / "training-007.ids").write_bytes(b"half")
     encode([(line, False) for line in LINES[:10]], TOKENIZER, tmp_path / "kept", 50)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
-    parts, _ = open_encoded(tmp_path / "kept")
+    parts, _, _ = open_encoded(tmp_path / "kept")
     assert len(parts[TRAINING]) == len([ids for ids in TOKENIZER.encode(LINES[:10]) if len(ids) <= 50])
     assert len(parts[HELD_OUT]) == 0
 
@@ -222,7 +223,7 @@ def test_encoding_in_many_batches(tmp_path: Path) -> None:
     many = LINES * 2
     assert len(many) > LINES_AT_ONCE
     encode([(line, False) for line in many], TOKENIZER, tmp_path / "kept", 50)
-    parts, left_out = open_encoded(tmp_path / "kept")
+    parts, left_out, _ = open_encoded(tmp_path / "kept")
     by_length: dict[int, list[list[int]]] = {}
     for ids in TOKENIZER.encode(many):
         by_length.setdefault(len(ids), []).append(ids)
@@ -340,13 +341,51 @@ def test_models_with_other_special_tokens(tmp_path: Path) -> None:
     [
         (20_000, r"vocab_size must be at most \d+ for this text, got 20000"),
         (5, r"vocab_size must be at least \d+ for the characters of this text, got 5"),
-        (0, "vocab_size must be >= 1, got 0"),
+        (4, "vocab_size must be >= 5, 4 of them special, got 4"),
+        (0, "vocab_size must be >= 5, 4 of them special, got 0"),
     ],
 )
 def test_bad_vocabulary_sizes(size: int, message: str) -> None:
-    """More than the text supports, and fewer than its characters."""
+    """More than the text supports, fewer than its characters, and too few for any piece of text."""
     with pytest.raises(ValueError, match=message):
         train_tokenizer(LINES, size)
+
+
+@pytest.mark.parametrize("ends", [" ", "\r"])
+def test_lines_that_are_too_long(tmp_path: Path, ends: str) -> None:
+    """SentencePiece leaves lines of more than 4,192 bytes out; so is a whole file of which no line ends in \\n."""
+    (tmp_path / "text").write_bytes(ends.join(LINES).encode())
+    message = rf"must have lines of at most 4192 bytes, each ended by \\n, got {len(ends.join(LINES))} and more"
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "text")
+    lines = ["é" * 2095 + "a", "é" * 2096, "é" * 2096 + "a"]  # 4,191 to 4,193 bytes
+    assert train_tokenizer(lines[1:]).encode(["é"])[0][-1] == EOS
+    with pytest.raises(ValueError, match="got 4193 and more"):
+        train_tokenizer(lines[2:])
+
+
+@pytest.mark.parametrize(
+    "about",
+    ["[]", '{"counts": [], "vocab_size": 200, "left_out": {}, "text": ""}', "3", '{"vocab_size": "200"}', "null"],
+)
+def test_a_damaged_description(tmp_path: Path, about: str) -> None:
+    """JSON, but not what `encode` writes: the folder is named, and the cure."""
+    encode([(line, False) for line in LINES[:10]], TOKENIZER, tmp_path / "kept", 50)
+    (tmp_path / "kept" / "about.json").write_text(about)
+    with pytest.raises(ValueError, match=r"kept must be whole \(.*\); delete it, and it is made again"):
+        open_encoded(tmp_path / "kept")
+
+
+@pytest.mark.parametrize("part", ["vocab_size", "counts", "left_out", "text"])
+def test_a_description_without_a_part(tmp_path: Path, part: str) -> None:
+    """Each of them is needed."""
+    encode([(line, False) for line in LINES[:10]], TOKENIZER, tmp_path / "kept", 50)
+    path = tmp_path / "kept" / "about.json"
+    about = json.loads(path.read_text())
+    del about[part]
+    path.write_text(json.dumps(about))
+    with pytest.raises(ValueError, match=rf"kept must be whole \('{part}'\)"):
+        open_encoded(tmp_path / "kept")
 
 
 def test_settings_of_text_are_not_the_grammar_s() -> None:
