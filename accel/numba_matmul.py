@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite.binding import get_host_cpu_features  # type: ignore[import-untyped]
 from numba import from_dtype, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -18,10 +19,12 @@ from numba.extending import intrinsic
 from accel.numba_compile import pointer
 
 VECTOR = 32  # bytes: one AVX register, two of NEON's
+WIDE = 64 if get_host_cpu_features().get("avx512f") else VECTOR  # where a register holds them: `multiply`
 
 
-def tile(height: int, width: int) -> Any:
-    """The compiled product C = D + A B on a tile of `height` rows and `width` vectors, summed in registers.
+def tile(height: int, width: int, size: int = VECTOR) -> Any:
+    """The compiled product C = D + A B on a tile of `height` rows and `width` vectors of `size` bytes, summed in
+    registers.
 
     Its arguments: C with the index of the tile's corner and the length of a row; D likewise; A with the index
     of its first element and the steps to the next row and column; B like C; the number of terms k. D may be C,
@@ -34,7 +37,7 @@ def tile(height: int, width: int) -> Any:
             c, c_at, c_row, d, d_at, d_row, a, a_at, a_row, a_col, b, b_at, b_row, k = args
             number = context.get_data_type(signature.args[0].dtype)
             bits = signature.args[0].dtype.bitwidth
-            lanes = VECTOR * 8 // bits
+            lanes = size * 8 // bits
             vector = ir.VectorType(number, lanes)
             multiply_add = cgutils.get_or_insert_function(
                 builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{lanes}f{bits}"
@@ -82,35 +85,36 @@ def tile(height: int, width: int) -> Any:
     return product
 
 
-tile_6x2, tile_5x2, tile_4x2, tile_1x2 = tile(6, 2), tile(5, 2), tile(4, 2), tile(1, 2)
-tile_8x1, tile_1x1 = tile(8, 1), tile(1, 1)
+tile_6x2, tile_4x2, tile_1x2 = tile(6, 2), tile(4, 2), tile(1, 2)
+wide_5x2, wide_4x2, wide_1x2 = tile(5, 2, WIDE), tile(4, 2, WIDE), tile(1, 2, WIDE)
+wide_8x1, wide_1x1 = tile(8, 1, WIDE), tile(1, 1, WIDE)
 
 
 def multiply(c, c_at, c_row, d, d_at, d_row, a, a_at, a_row, a_col, b, b_at, b_row, m, n, k):
-    """C = D + A B with C (m, n), A (m, k), B (k, n); n a multiple of the vector's length. See `tile`."""
-    lanes = VECTOR // c.itemsize
+    """C = D + A B with C (m, n), A (m, k), B (k, n); n a multiple of WIDE's numbers. See `tile`."""
+    lanes = WIDE // c.itemsize
     for j in range(0, n - lanes, 2 * lanes):
         i = 0
         while i < m:
             ci, di, ai, rest = c_at + i * c_row + j, d_at + i * d_row + j, a_at + i * a_row, m - i
             if rest >= 5 and rest not in (8, 12, 16):  # those are fours
-                tile_5x2(c, ci, c_row, d, di, d_row, a, ai, a_row, a_col, b, b_at + j, b_row, k)
+                wide_5x2(c, ci, c_row, d, di, d_row, a, ai, a_row, a_col, b, b_at + j, b_row, k)
                 i += 5
             elif rest >= 4:
-                tile_4x2(c, ci, c_row, d, di, d_row, a, ai, a_row, a_col, b, b_at + j, b_row, k)
+                wide_4x2(c, ci, c_row, d, di, d_row, a, ai, a_row, a_col, b, b_at + j, b_row, k)
                 i += 4
             else:
-                tile_1x2(c, ci, c_row, d, di, d_row, a, ai, a_row, a_col, b, b_at + j, b_row, k)
+                wide_1x2(c, ci, c_row, d, di, d_row, a, ai, a_row, a_col, b, b_at + j, b_row, k)
                 i += 1
     if n // lanes % 2:
         j, i = n - lanes, 0
         while i < m:
             ci, di, ai = c_at + i * c_row + j, d_at + i * d_row + j, a_at + i * a_row
             if m - i >= 8:
-                tile_8x1(c, ci, c_row, d, di, d_row, a, ai, a_row, a_col, b, b_at + j, b_row, k)
+                wide_8x1(c, ci, c_row, d, di, d_row, a, ai, a_row, a_col, b, b_at + j, b_row, k)
                 i += 8
             else:
-                tile_1x1(c, ci, c_row, d, di, d_row, a, ai, a_row, a_col, b, b_at + j, b_row, k)
+                wide_1x1(c, ci, c_row, d, di, d_row, a, ai, a_row, a_col, b, b_at + j, b_row, k)
                 i += 1
 
 

@@ -22,7 +22,7 @@ from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
 from accel.numba_compile import LINE, aligned, compiled, compiled_sum, give_way, look, pause, take
-from accel.numba_matmul import VECTOR
+from accel.numba_matmul import WIDE
 
 BLOCK = 64  # rows at most: a layer's activations and its kernel fit the first-level cache
 SPINS = 1 << 12  # tests of a waiting thread between two offers of its core to others
@@ -47,7 +47,7 @@ class Layout:
 @lru_cache(maxsize=64)
 def layout(widths: tuple[int, ...], itemsize: int) -> Layout:
     """The layout of an MLP of these widths in numbers of itemsize bytes."""
-    lanes, line = VECTOR // itemsize, LINE // itemsize
+    lanes, line = WIDE // itemsize, LINE // itemsize
     rows = [widths[0], *(-(-width // lanes) * lanes for width in widths[1:-1]), 1]
     layers = np.zeros((len(widths) - 1, 10), dtype=np.int64)
     acts = flat = at = 0
