@@ -1,44 +1,23 @@
-"""The cross-entropy of a mixture of annotators over merged pairs, compiled; plainly: `Ops.mixture_loss`."""
+"""The cross-entropy of a mixture of annotators over merged pairs, compiled; plainly: `Ops.mixture_loss`.
+
+exp_less: `numba_softmax.decay`, exp(x - top) in place.
+"""
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,call-arg,var-annotated"
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
-
 import numpy as np
-from numba import from_dtype, types
 
-from accel.numba_compile import compiled, pointer, take
-from accel.numba_losses import decay_32
+from accel.numba_compile import compiled, take
 from accel.numba_pairs import CHUNK
 
 
-def decays_32(a, out):
-    """e^-a of float32 numbers a >= 0 -> out."""
-    for i in range(len(a)):
-        out[i] = decay_32(a[i])
-
-
-def decays_64(a, out):
-    """The same of float64 numbers."""
-    for i in range(len(a)):
-        out[i] = np.exp(-a[i])
-
-
-@lru_cache(maxsize=2)
-def decays(dtype: str) -> Any:
-    """e^-a over arrays of that dtype, as a function pointer."""
-    array = types.Array(from_dtype(np.dtype(dtype)), 1, "C")
-    return pointer(types.void(array, array), decays_32 if np.dtype(dtype) == np.float32 else decays_64)
-
-
 @compiled
-def choices(sign, log_w, margins, decay, chosen, decays, terms, rows, dmargins, dlog_w):
+def choices(sign, log_w, margins, decay, chosen, exp_less, terms, rows, dmargins, dlog_w):
     """The cross-entropy of the choices of x_a (sign = 1) or x_b (-1), of the weights `chosen` (count,); its
     gradients are added to dmargins (K, count) and dlog_w (K,)."""
     one, zero, count = log_w.dtype.type(1), log_w.dtype.type(0), len(chosen)
-    shift, total, room = rows[0][:count], rows[1][:count], rows[2][:count]
+    shift, total = rows[0][:count], rows[1][:count]
     for k in range(len(log_w)):
         margin, term = margins[k][:count], terms[k][:count]
         # w sigmoid(l) = e^(log w + min(l, 0)) / (1 + e^-|l|)
@@ -49,8 +28,8 @@ def choices(sign, log_w, margins, decay, chosen, decays, terms, rows, dmargins, 
     for k in range(len(log_w)):
         term, small = terms[k][:count], decay[k][:count]
         for i in range(count):
-            room[i] = shift[i] - term[i]
-        decays(room, term)
+            term[i] -= shift[i]
+        exp_less(term, zero)
         for i in range(count):
             term[i] /= one + small[i]
             total[i] += term[i]
@@ -73,11 +52,11 @@ def choices(sign, log_w, margins, decay, chosen, decays, terms, rows, dmargins, 
 
 
 @compiled
-def mixture_loss(counter, r, log_w, x_a, x_b, y, weight, decays, parts, dlog_w, values):
+def mixture_loss(counter, r, log_w, x_a, x_b, y, weight, exp_less, parts, dlog_w, values):
     """r (K, n), log_w (K,) -> parts (groups, K, n) and dlog_w (groups, K), filled with 0 before: gradients, and
     values (groups,): each adds up to the loss's. A piece is a group, as in `numba_pairs.margin_loss`."""
-    one = r.dtype.type(1)
-    work, rows = np.empty((4, len(r), CHUNK), r.dtype), np.empty((4, CHUNK), r.dtype)
+    one, zero = r.dtype.type(1), r.dtype.type(0)
+    work, rows = np.empty((4, len(r), CHUNK), r.dtype), np.empty((3, CHUNK), r.dtype)
     margins, decay, terms, dmargins = work[0], work[1], work[2], work[3]
     g = take(counter)
     while g < len(parts):
@@ -85,20 +64,20 @@ def mixture_loss(counter, r, log_w, x_a, x_b, y, weight, decays, parts, dlog_w, 
         for start in range(g * len(y) // len(parts), end, CHUNK):
             count = min(CHUNK, end - start)
             a, b = x_a[start : start + count], x_b[start : start + count]
-            w, won, share = weight[start : start + count], y[start : start + count], rows[3][:count]
+            w, won, share = weight[start : start + count], y[start : start + count], rows[2][:count]
             dmargins[:] = 0
             for k in range(len(r)):
-                own, margin, small = r[k], margins[k][:count], rows[0][:count]
+                own, margin, small = r[k], margins[k][:count], decay[k][:count]
                 for i in range(count):
                     margin[i] = own[a[i]] - own[b[i]]
-                    small[i] = abs(margin[i])
-                decays(small, decay[k][:count])
+                    small[i] = -abs(margin[i])
+                exp_less(small, zero)
             for i in range(count):
                 share[i] = w[i] * won[i]
-            value += choices(one, log_w, margins, decay, share, decays, terms, rows, dmargins, dlog_w[g])
+            value += choices(one, log_w, margins, decay, share, exp_less, terms, rows, dmargins, dlog_w[g])
             for i in range(count):
                 share[i] = w[i] * (one - won[i])
-            value += choices(-one, log_w, margins, decay, share, decays, terms, rows, dmargins, dlog_w[g])
+            value += choices(-one, log_w, margins, decay, share, exp_less, terms, rows, dmargins, dlog_w[g])
             for k in range(len(r)):
                 dr, dmargin = parts[g, k], dmargins[k]
                 # forward: margin = r[x_a] - r[x_b]

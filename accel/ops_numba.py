@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from accel import buffers, numba_adam, numba_matmul, numba_mixture, numba_mlp, numba_pairs
+from accel import buffers, numba_adam, numba_matmul, numba_mixture, numba_mlp, numba_pairs, numba_softmax
 from accel.adam import unbiased_rates
 from accel.buffers import Array
 from accel.losses import MarginLoss
@@ -77,7 +77,7 @@ class NumbaOps(NumbaSequenceOps, Ops):
         parts, dlog_w, values = np.zeros(shape, dtype), np.zeros(shape[:2]), np.zeros(MARGIN_GROUPS)
         indices = (plain(pairs.x_a, np.int64), plain(pairs.x_b, np.int64))
         inputs = (*(plain(value, dtype) for value in (r, log_w)), *indices)
-        choices = (plain(pairs.y, dtype), plain(pairs.weight, dtype), numba_mixture.decays(dtype.str))
+        choices = (plain(pairs.y, dtype), plain(pairs.weight, dtype), numba_softmax.decay(dtype.str))
         pieces = min(MARGIN_GROUPS, -(-len(pairs.y) // numba_pairs.CHUNK))
         self._crew.run(numba_mixture.mixture_loss, pieces, *inputs, *choices, parts, dlog_w, values)
         numba_pairs.add_rows(parts.reshape(MARGIN_GROUPS, -1), dr.reshape(-1))
