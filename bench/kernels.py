@@ -118,6 +118,17 @@ def draw(results: Any, path: Path) -> None:
     FigureCanvasAgg(figure).print_figure(str(path), dpi=110)
 
 
+def drawn(results: Any, path: Path) -> str:
+    """Draws, and says where; without Matplotlib, that there is no picture."""
+    try:
+        draw(results, path)
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        return "no picture: pip install matplotlib"
+    return f"picture: {path}"
+
+
 # ----- The command -----
 
 KERNELS_HELP = """\
@@ -140,6 +151,7 @@ def add_kernels(commands: Commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("--ops", choices=BACKENDS, help="only this backend and numpy (default: all there are)")
+    command.add_argument("--alone", action="store_true", help="with --ops: numpy checks it, but is not timed")
     command.add_argument("--largest", type=int, default=SIZES[-1], metavar="N", help="no size above N")
     command.add_argument("--json", action="store_true", help="all results as one JSON object")
     command.add_argument("--save", type=Path, metavar="FILE", help="write the JSON there too")
@@ -154,7 +166,8 @@ def run_command(arguments: argparse.Namespace) -> int:
         raise ValueError(f"largest must be >= {SIZES[0]}, got {arguments.largest}")
     arguments.out.mkdir(parents=True, exist_ok=True)  # an OSError comes before the timings
     if arguments.ops:
-        backends = [get_ops(name) for name in dict.fromkeys(("numpy", arguments.ops))]
+        names = (arguments.ops,) if arguments.alone else ("numpy", arguments.ops)
+        backends = [get_ops(name) for name in dict.fromkeys(names)]
     else:
         backends, missing = [], []
         for name in BACKENDS:
@@ -168,12 +181,12 @@ def run_command(arguments: argparse.Namespace) -> int:
     results = run(backends, sizes, lambda row: None if arguments.json else print(line(row), flush=True))
     if arguments.save:
         save(results, arguments.save)
-    draw(results, arguments.out / "kernels.png")
+    picture = drawn(results, arguments.out / "kernels.png")
     if arguments.json:
         print(json.dumps(results))
         return 0
     for name, roof in results["rooflines"].items():
         rates = f"{roof['bandwidth'] / 1e9:.1f} GB/s, {roof['flops'] / 1e9:.1f} GFLOP/s"
         print(f"{name}: {results['machines'][name]['device']}; {rates}")
-    print(f"picture: {arguments.out / 'kernels.png'}")
+    print(picture)
     return 0

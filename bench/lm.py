@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from accel import Ops, buffers
+from accel.cublas import Precision
 from accel.transformer import TransformerConfig, cross_entropy_step, preference_step, transformer_init
 from bench import lm_peers, timing
 from bench.report import (
@@ -24,13 +25,16 @@ from bench.report import (
     as_row,
     check_least,
     chosen_ops,
+    chosen_place,
     installed,
     print_lines,
     refused,
     table,
     versions,
+    where,
 )
-from bench.timing import CHECKED, Contender, interleave, product_rate
+from bench.roofline import product_rate
+from bench.timing import CHECKED, Contender, interleave
 
 Array = NDArray[np.float32]
 Loss = Literal["ce", "pref"]
@@ -39,6 +43,7 @@ SCALE = 50.0  # of the preference's margin: the paper's
 CONFIGS = {  # and the usual batch
     "tiny": (TransformerConfig(256, 64, 2, 2, 64, 256, 32), 128),
     "small": (TransformerConfig(1024, 128, 4, 4, 128, 512, 50), 64),
+    "paper": (TransformerConfig(max_len=50), 256),
 }
 
 # Relative to 1 + |loss|. A token's log-probability carries the roundings (2^-24) of a sum of some hundred products
@@ -46,6 +51,7 @@ CONFIGS = {  # and the usual batch
 # steps go by the signs of the gradients: where one is near 0, a rounding moves its parameter by a whole step.
 ROUNDINGS = {"ce": 16 * 2.0**-24, "pref": 16 * SCALE * 2.0**-24}
 STEPPED = 16  # so many times more at step CHECKED
+UNITS = {"float32": 2.0**-24, "tf32": 2.0**-11, "bfloat16": 2.0**-8}  # of a factor: its rounding at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,21 +97,27 @@ def ops_contender(ops: Ops, task: Task, first: dict[str, Array]) -> Contender:
     m, v, count = ops.xp.zeros_like(flat), ops.xp.zeros_like(flat), [0]
     x_a, x_b = np.split(task.tokens, 2) if task.loss == "pref" else (task.tokens, task.tokens)
 
-    def step() -> float:
+    def step() -> Any:
         if task.loss == "pref":
             value, grads = preference_step(ops, params, x_a, x_b, task.y, task.config, scale=SCALE)
         else:
             value, grads = cross_entropy_step(ops, params, task.tokens, task.config)
         count[0] += 1
         ops.adam_step(flat, grads, m, v, count[0], task.lr)
-        return float(value)
+        return value
 
-    return Contender(f"accel {ops.name}", lambda k: [step() for _ in range(k)][-1])
+    return Contender(f"accel {ops.name}", lambda k: float([step() for _ in range(k)][-1]))
 
 
-def disagreement(contenders: list[Contender], loss: Loss) -> str | None:
+def allowed(loss: Loss, precision: Precision) -> tuple[float, float]:
+    """How far two losses may lie apart, relative to 1 + |loss|, at step 1 and at step CHECKED."""
+    first = ROUNDINGS[loss] * UNITS[precision] / UNITS["float32"]
+    return first, STEPPED * first if precision == "float32" else first
+
+
+def disagreement(contenders: list[Contender], loss: Loss, precision: Precision = "float32") -> str | None:
     """The line that says which losses differ by more than rounding explains, or None."""
-    return timing.disagreement(contenders, ROUNDINGS[loss], STEPPED * ROUNDINGS[loss])
+    return timing.disagreement(contenders, *allowed(loss, precision))
 
 
 # ----- The command -----
@@ -115,10 +127,12 @@ Times a training step of the language model on full-length sequences, in float32
 length-normalised preference between the two sequences of each pair (pref), with its gradient and Adam.
   tiny    emb 64, 2 heads, 2 layers, mlp 256, vocabulary 256, length 32, batch 128
   small   emb 128, 4 heads, 4 layers, mlp 512, vocabulary 1,024, length 50, batch 64
+  paper   emb 512, 8 heads, 6 layers, mlp 2,048, vocabulary 30,000, length 50, batch 256: for a GPU
 
-With --peers the same step runs in JAX (jit) and PyTorch (eager, its fused attention and fused Adam), from the same
-first parameters, all in turns. The times count only where the losses agree. The floor is the time of the step's
-matrix products at the BLAS's own rate on large matrices, measured in this run.
+With --peers the same step runs in JAX (jit) and PyTorch (eager, its fused attention and fused Adam; with --ops
+cupy all on the GPU, PyTorch compiled and as one CUDA graph), from the same first parameters, in turns. The times
+count only where the losses agree. The floor is the time of the step's matrix products at the BLAS's own rate on
+large matrices, measured in this run.
   ms a step   median over the turns, and the fastest and slowest turn
   to floor    median / floor
   to ours     ours / theirs: below 1, we are faster
@@ -145,13 +159,13 @@ def run(arguments: argparse.Namespace) -> int:
     threads, ops = arguments.threads, chosen_ops(arguments)
     task = draw_task(config, arguments.task, arguments.batch, arguments.seed)
     first = first_params(config, arguments.seed)
-    makers = (lm_peers.jax_contender, lm_peers.torch_contender)
-    contenders, missing = installed(partial(make, task, first, threads) for make in makers if arguments.peers)
+    makers, place = (lm_peers.jax_contender, lm_peers.torch_contender), chosen_place(arguments)
+    contenders, missing = installed(partial(make, task, first, place) for make in makers if arguments.peers)
     contenders.append(ops_contender(ops, task, first))
     with threadpool_limits(threads, user_api="blas"):
         interleave(contenders, arguments.steps)
-        rate = product_rate()
-    if refused(disagreement(contenders, task.loss)):
+        rate = product_rate(ops)
+    if refused(disagreement(contenders, task.loss, arguments.precision)):
         return 1
     floor = task.flops / rate
     rows = [as_row(contender, contenders[-1], floor) for contender in contenders]
@@ -159,14 +173,14 @@ def run(arguments: argparse.Namespace) -> int:
         print_lines(rows, missing)
         return 0
     what = "sequences, cross-entropy" if task.loss == "ce" else "pairs, length-normalised preference"
-    sizes = f"length {config.max_len}, float32, {threads} thread{'s' * (threads > 1)}"
+    sizes = f"length {config.max_len}, {where(arguments)}"
     print(f"{arguments.config}, {arguments.batch:,} {what}; {sizes}")
     print(f"seed {arguments.seed}, {arguments.steps} steps in turns; {versions()}\n")
     print(table(rows))
     print(f"\nfloor {floor * 1e3:.3f} ms: {task.flops / 1e9:.3g} GFLOP at {rate / 1e9:.0f} GFLOP/s")
     if len(contenders) > 1:
-        allowed = ROUNDINGS[task.loss]
-        print(f"losses agree: step 1 to {allowed:.0e}, step 10 to {STEPPED * allowed:.0e} of 1 + |loss|")
+        first_loss, tenth_loss = allowed(task.loss, arguments.precision)
+        print(f"losses agree: step 1 to {first_loss:.0e}, step 10 to {tenth_loss:.0e} of 1 + |loss|")
     for line in missing:
         print(line)
     return 0

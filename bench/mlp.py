@@ -11,6 +11,7 @@ import argparse
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,20 +20,22 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from accel import Ops, Pairs, buffers
 from accel.losses import logistic
 from accel.mlp import WIDTHS, mlp_init
-from bench import peers, timing
+from bench import mlp_peers, timing
 from bench.report import (
     Commands,
     add_command,
     as_row,
     check_least,
     chosen_ops,
+    chosen_place,
     installed,
     print_lines,
     refused,
     table,
     versions,
+    where,
 )
-from bench.roofline import seconds
+from bench.roofline import product_rate, seconds
 from bench.timing import CHECKED, Contender, interleave
 
 Array = NDArray[np.float32]
@@ -97,13 +100,13 @@ def ops_contender(ops: Ops, task: Task, first: dict[str, Array]) -> Contender:
     x, left, right, y = (xp.asarray(part) for part in (task.x, task.x[task.x_a], task.x[task.x_b], task.y))
     pairs = ops.pairs(task.x_a, task.x_b, task.y, None, len(task.x)) if task.shared else None
 
-    def step(pairs: Pairs) -> float:
+    def step(pairs: Pairs) -> Any:
         omega, cache = ops.mlp_forward(params, x)
         value, domega = ops.margin_loss(omega, pairs, logistic)
         grads = ops.mlp_backward(domega, cache)
         count[0] += 1
         ops.adam_step(flat, buffers.flat_of(grads), m, v, count[0], task.lr)
-        return float(value)
+        return value
 
     def run(k: int) -> float:
         if pairs is None:
@@ -111,7 +114,7 @@ def ops_contender(ops: Ops, task: Task, first: dict[str, Array]) -> Contender:
             losses = ops.mlp_margin_steps(params, left, right, y, logistic, m, v, count[0] + 1, rates)
             count[0] += k
             return float(losses[-1])
-        return [step(pairs) for _ in range(k)][-1]
+        return float([step(pairs) for _ in range(k)][-1])  # a GPU's is read once a turn
 
     return Contender(f"accel {ops.name}", run)
 
@@ -129,12 +132,10 @@ class Floor:
 
 
 def measure_floor(ops: Ops) -> Floor:
-    """The matrices are 1,024 square, the tanhs 2^18."""
-    rng = np.random.default_rng(0)
-    square = ops.xp.asarray(rng.standard_normal((1024, 1024), dtype=np.float32))
-    row = ops.xp.asarray(rng.standard_normal(1 << 18, dtype=np.float32))
-    product, tanh = seconds(ops, lambda: square @ square), seconds(ops, lambda: ops.tanh_forward(row))
-    return Floor(2 * 1024**3 / product / 1e9, tanh / row.size * 1e9)
+    """The matrices are as large as `product_rate` takes them, the tanhs 2^18."""
+    row = ops.xp.asarray(np.random.default_rng(0).standard_normal(1 << 18, dtype=np.float32))
+    tanh = seconds(ops, lambda: ops.tanh_forward(row))
+    return Floor(product_rate(ops) / 1e9, tanh / row.size * 1e9)
 
 
 def disagreement(contenders: list[Contender]) -> str | None:
@@ -149,9 +150,10 @@ Times a training step: N comparisons, both sides through the network 1-64-64-64-
 gradient and Adam, in float32. With --shared the comparisons are between 1,024 points that go through it once.
 
 With --peers the same step runs in JAX (jit, a call a step; "loop": the steps of a turn in one call) and PyTorch
-(eager), from the same first parameters, all in turns; ours makes one call a turn too, unless --shared. The times
-count only where the losses agree. The floor is the time of the step's matrix products at the BLAS's own rate
-on large matrices plus its tanhs, with both rates measured in this run.
+(eager), from the same first parameters, all in turns; ours makes one call a turn too, unless --shared. With --ops
+cupy all are on the GPU, and PyTorch is compiled, in one CUDA graph. The times count only where the losses agree.
+The floor is the time of the step's matrix products at the BLAS's own rate on large matrices plus its tanhs, with
+both rates measured in this run.
   ms a step   median over the turns, and the fastest and slowest turn
   to floor    median / floor
   to ours     ours / theirs: below 1, we are faster
@@ -174,8 +176,9 @@ def run(arguments: argparse.Namespace) -> int:
     check_least(arguments, pairs=1, threads=1, steps=CHECKED + 1, seed=0)
     threads, ops = arguments.threads, chosen_ops(arguments)
     task, first = draw_task(arguments.pairs, arguments.shared, arguments.seed), first_params(arguments.seed)
-    makers = (peers.jax_contender, partial(peers.jax_contender, looped=True), peers.torch_contender)
-    contenders, missing = installed(partial(make, task, first, threads) for make in makers if arguments.peers)
+    makers = (mlp_peers.jax_contender, partial(mlp_peers.jax_contender, looped=True), mlp_peers.torch_contender)
+    place = chosen_place(arguments)
+    contenders, missing = installed(partial(make, task, first, place) for make in makers if arguments.peers)
     contenders.append(ops_contender(ops, task, first))
     with threadpool_limits(threads, user_api="blas"):
         interleave(contenders, arguments.steps)
@@ -187,7 +190,7 @@ def run(arguments: argparse.Namespace) -> int:
         print_lines(rows, missing)
         return 0
     what = "1,024 shared points" if arguments.shared else "both sides through the network"
-    print(f"{arguments.pairs:,} comparisons, {what}; float32, {threads} thread{'s' * (threads > 1)}")
+    print(f"{arguments.pairs:,} comparisons, {what}; {where(arguments)}")
     print(f"seed {arguments.seed}, {arguments.steps} steps in turns; {versions()}\n")
     print(table(rows))
     products = f"{task.flops / 1e9:.3g} GFLOP at {floor.gflops:.0f} GFLOP/s"

@@ -1,65 +1,85 @@
-"""The same training step in JAX and in PyTorch, from the same first parameters; imported only when asked for."""
+"""JAX and PyTorch as other people use them: set to a device and an arithmetic, a training step by Adam, compiled.
+
+Imported only when asked for. `mlp_peers.py` and `lm_peers.py` say what is trained.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from bench.timing import Contender
-
-if TYPE_CHECKING:
-    from bench.mlp import Task
+from accel.cublas import Precision
 
 INSTALL = {"jax": "pip install jax", "torch": "pip install torch"}
 B1, B2, EPS = 0.9, 0.999, 1e-8
+JAX_PRECISION = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "bfloat16"}
+WARM_UP = 3  # steps before a graph is captured
+
+Run = Callable[[int], float]  # so many steps -> the loss of the last, before its update
+Params = Mapping[str, Any]
 
 
-def jax_contender(task: Task, params: Mapping[str, Any], threads: int, looped: bool = False) -> Contender:
-    """JAX, the whole step in one jit, on the cores of this process (it has no setting of its own).
+class Place(NamedTuple):
+    """Where a framework computes: so many CPU threads, or a GPU; what it rounds the factors of its products to."""
 
-    looped: the steps of a turn in one jit by lax.fori_loop, in place of a call each.
+    threads: int
+    gpu: bool = False
+    precision: Precision = "float32"
 
-    ImportError with the install line where it is missing.
+
+def import_peer(name: str) -> Any:
+    """The package; ImportError with the install line where it is missing."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise ImportError(f"{name} is not installed: {INSTALL[name]}") from error
+
+
+# ----- JAX -----
+
+
+def import_jax(place: Place) -> Any:
+    """JAX, computing at place by default; ImportError where it is missing or sees no GPU.
+
+    On a CPU it uses the cores of this process: it has no setting of its own.
     """
     jax = import_peer("jax")
-    jnp = jax.numpy
-    layers = len(params) // 2
-    x, y = jnp.asarray(task.x), jnp.asarray(task.y)
-    a, b = jnp.asarray(task.x_a), jnp.asarray(task.x_b)
+    try:
+        device = jax.devices("gpu" if place.gpu else "cpu")[0]
+    except RuntimeError as error:
+        raise ImportError(f"jax {jax.__version__} sees no GPU: pip install 'jax[cuda13]'") from error
+    jax.config.update("jax_default_device", device)
+    jax.config.update("jax_default_matmul_precision", JAX_PRECISION[place.precision])
+    return jax
 
-    def mlp(p: Any, x: Any) -> Any:
-        for i in range(layers):
-            x = (jnp.tanh(x) if i else x) @ p[f"Dense_{i}/kernel"] + p[f"Dense_{i}/bias"]
-        return x[:, 0]
 
-    def loss(p: Any) -> Any:
-        omega = mlp(p, x)
-        margin = omega[a] - omega[b] if task.shared else omega[: len(y)] - omega[len(y) :]
-        return jnp.mean(jax.nn.softplus(margin) - y * margin)
+def jax_runs(jax: Any, loss: Callable[[Any], Any], params: Params, lr: float) -> tuple[Run, Run]:
+    """Adam on loss(params), the whole step in one jit: a call a step, and the steps of a turn in one call.
+
+    The two go on from each other's parameters: use one of them.
+    """
+    jnp, over = jax.numpy, jax.tree_util.tree_map
 
     def step(state: Any) -> Any:
         p, m, v, t = state
         value, grads = jax.value_and_grad(loss)(p)
         t = t + 1
-        over = jax.tree_util.tree_map
         m = over(lambda m, g: B1 * m + (1 - B1) * g, m, grads)
         v = over(lambda v, g: B2 * v + (1 - B2) * g * g, v, grads)
         scale_m, scale_v = 1 / (1 - B1**t), 1 / (1 - B2**t)
-        p = over(lambda p, m, v: p - task.lr * m * scale_m / (jnp.sqrt(v * scale_v) + EPS), p, m, v)
+        p = over(lambda p, m, v: p - lr * m * scale_m / (jnp.sqrt(v * scale_v) + EPS), p, m, v)
         return value, (p, m, v, t)
-
-    start = {name: jnp.asarray(value) for name, value in params.items()}
-    zeros = {name: jnp.zeros_like(value) for name, value in start.items()}
 
     def loop(k: Any, state: Any) -> Any:
         return jax.lax.fori_loop(0, k, lambda _, carried: step(carried[1]), (jnp.float32(0), state))
 
-    compiled = jax.jit(step, donate_argnums=0)
-    compiled_loop = jax.jit(loop, donate_argnums=1)
-    state = [(start, zeros, {name: jnp.zeros_like(value) for name, value in start.items()}, jnp.float32(0))]
+    start = {name: jnp.array(value) for name, value in params.items()}
+    m, v = ({name: jnp.zeros_like(value) for name, value in start.items()} for _ in range(2))
+    compiled, compiled_loop = jax.jit(step, donate_argnums=0), jax.jit(loop, donate_argnums=1)
+    state = [(start, m, v, jnp.float32(0))]
 
     def run(k: int) -> float:
         for _ in range(k):
@@ -72,42 +92,88 @@ def jax_contender(task: Task, params: Mapping[str, Any], threads: int, looped: b
         jax.block_until_ready(state[0])
         return float(value)
 
-    return Contender(f"jax {jax.__version__}{' loop' * looped}", run_loop if looped else run)
+    return run, run_loop
 
 
-def torch_contender(task: Task, params: Mapping[str, Any], threads: int) -> Contender:
-    """PyTorch, eager with its fused Adam; ImportError with the install line where it is missing."""
+# ----- PyTorch -----
+
+
+def import_torch(place: Place) -> tuple[Any, Any]:
+    """PyTorch set to place's threads and arithmetic, and its device; ImportError where it is missing or sees no
+    GPU."""
     torch = import_peer("torch")
-    torch.set_num_threads(threads)
-    p = {name: torch.tensor(value, requires_grad=True) for name, value in params.items()}
-    optimizer = torch.optim.Adam(p.values(), lr=task.lr, betas=(B1, B2), eps=EPS, fused=True)
-    x, y, a, b = (torch.from_numpy(value.copy()) for value in (task.x, task.y, task.x_a, task.x_b))
+    if not place.gpu:
+        torch.set_num_threads(place.threads)
+    elif not torch.cuda.is_available():
+        raise ImportError(f"torch {torch.__version__} sees no GPU: install its CUDA build")
+    torch.set_float32_matmul_precision("highest" if place.precision == "float32" else "high")
+    return torch, torch.device("cuda" if place.gpu else "cpu")
 
-    def omega() -> Any:
-        rows = x
-        for i in range(len(p) // 2):
-            rows = torch.tanh(rows) if i else rows
-            rows = torch.addmm(p[f"Dense_{i}/bias"], rows, p[f"Dense_{i}/kernel"])
-        return rows[:, 0]
+
+def torch_params(torch: Any, device: Any, params: Params) -> dict[str, Any]:
+    """The same parameters as leaves that have gradients."""
+    return {name: torch.tensor(value, device=device, requires_grad=True) for name, value in params.items()}
+
+
+def torch_run(torch: Any, loss: Callable[[], Any], p: Params, lr: float, place: Place) -> tuple[str, Run]:
+    """The name, and Adam's steps on loss(): eager with the fused Adam; on a GPU compiled, in one CUDA graph."""
+    optimizer = torch.optim.Adam(
+        p.values(), lr=lr, betas=(B1, B2), eps=EPS, fused=True, **({"capturable": True} if place.gpu else {})
+    )
+
+    def step(loss: Callable[[], Any]) -> Any:
+        optimizer.zero_grad(set_to_none=True)
+        value = loss()
+        value.backward()
+        optimizer.step()
+        return value.detach()
 
     def run(k: int) -> float:
         for _ in range(k):
-            optimizer.zero_grad(set_to_none=True)
-            energy = omega()
-            margin = energy[a] - energy[b] if task.shared else energy[: len(y)] - energy[len(y) :]
-            value = torch.nn.functional.binary_cross_entropy_with_logits(margin, y)
-            value.backward()
-            optimizer.step()
-        return float(value.detach().numpy().astype(np.float64))
+            value = step(loss)
+        return float(value.cpu().double())
 
-    return Contender(f"torch {torch.__version__}", run)
+    if not place.gpu:
+        return f"torch {torch.__version__}", run
+    cast = torch.autocast("cuda", torch.bfloat16, enabled=place.precision == "bfloat16", cache_enabled=False)
+
+    def autocast_loss() -> Any:
+        with cast:
+            return loss()
+
+    compiled = torch.compile(autocast_loss)
+    graph, value = captured(torch, lambda: step(compiled), optimizer, p)
+
+    def replay(k: int) -> float:
+        for _ in range(k):
+            graph.replay()
+        return float(value.cpu().double())
+
+    return f"torch {torch.__version__} graph", replay
 
 
-def import_peer(name: str) -> Any:
-    """The package; ImportError with the install line where it is missing."""
+def captured(torch: Any, step: Callable[[], Any], optimizer: Any, p: Params) -> tuple[Any, Any]:
+    """A CUDA graph of one training step, and the loss that it writes. Parameters and moments are as they were.
+
+    ImportError where PyTorch cannot compile here.
+    """
+    kept, side = {name: value.detach().clone() for name, value in p.items()}, torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
     try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        raise ImportError(f"{name} is not installed: {INSTALL[name]}") from error
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                step()
+    except RuntimeError as error:  # no compiler on this machine, for one
+        words = (str(error).splitlines() or [""])[0]
+        raise ImportError(f"torch.compile does not work here: {type(error).__name__} {words}") from error
+    torch.cuda.current_stream().wait_stream(side)
+    optimizer.zero_grad(set_to_none=True)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        value = step()
+    with torch.no_grad():
+        for name, parameter in p.items():
+            parameter.copy_(kept[name])
+            for moment in optimizer.state[parameter].values():
+                moment.zero_()
+    return graph, value

@@ -8,16 +8,18 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from accel import Ops, get_ops
+from accel.cublas import PRECISIONS
+from bench.peers import Place
 from bench.timing import Contender
 
 BACKENDS = ("numpy", "numba", "cupy")
 Commands = Any  # what argparse's add_subparsers returns
-Make = Callable[[], Contender]
+C = TypeVar("C")
 
 
 def add_command(commands: Commands, name: str, summary: str, text: str, steps: int) -> argparse.ArgumentParser:
@@ -29,6 +31,12 @@ def add_command(commands: Commands, name: str, summary: str, text: str, steps: i
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     command.add_argument("--threads", type=int, default=cores, help=f"cores to use (default: all {cores})")
     command.add_argument("--ops", choices=BACKENDS, default="numba", help="backend (default numba)")
+    command.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="on a GPU: what the factors of the language model's products are rounded to (default float32)",
+    )
     if steps:
         command.add_argument(
             "--steps", type=int, default=steps, help=f"training steps of each, > 10 (default {steps})"
@@ -49,7 +57,20 @@ def check_least(arguments: argparse.Namespace, **least: int) -> None:
 def chosen_ops(arguments: argparse.Namespace) -> Ops:
     """The backend asked for, in a process that keeps to the cores asked for."""
     keep_cores(arguments.threads)
-    return get_ops(arguments.ops, arguments.threads if arguments.ops == "numba" else None)
+    threads = arguments.threads if arguments.ops == "numba" else None
+    return get_ops(arguments.ops, threads, arguments.precision)
+
+
+def chosen_place(arguments: argparse.Namespace) -> Place:
+    """Where the other frameworks compute: where the backend asked for does."""
+    return Place(arguments.threads, arguments.ops == "cupy", arguments.precision)
+
+
+def where(arguments: argparse.Namespace) -> str:
+    """Of the heading: the arithmetic, and how many threads or which GPU."""
+    if arguments.ops == "cupy":
+        return f"{arguments.precision}, on the GPU"
+    return f"float32, {arguments.threads} thread{'s' * (arguments.threads > 1)}"
 
 
 def keep_cores(threads: int) -> None:
@@ -64,7 +85,7 @@ def keep_cores(threads: int) -> None:
     os.sched_setaffinity(0, cores[:threads])
 
 
-def installed(peers: Iterable[Make]) -> tuple[list[Contender], list[str]]:
+def installed(peers: Iterable[Callable[[], C]]) -> tuple[list[C], list[str]]:
     """Those that can be made, and what the others lack."""
     contenders, missing = [], []
     for make in peers:

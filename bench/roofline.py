@@ -61,11 +61,15 @@ def seconds(ops: Ops, call: Callable[[], object]) -> float:
     return float(np.median(times[1:]))
 
 
-def measure(ops: Ops) -> Roofline:
-    """The machine below ops. A CPU copies with all its cores."""
+def product_rate(ops: Ops) -> float:
+    """Operations a second of a large square matrix product, in the arithmetic of ops' own products."""
     side = SQUARE["gpu" if on_gpu(ops) else "cpu"]
     square = ops.xp.asarray(np.random.default_rng(0).standard_normal((side, side), dtype=np.float32))
-    product = seconds(ops, lambda: square @ square)
+    return 2 * side**3 / seconds(ops, lambda: ops.product(square, square))
+
+
+def measure(ops: Ops) -> Roofline:
+    """The machine below ops. A CPU copies with all its cores."""
     source, target = ops.xp.zeros(COPIED, np.float32), ops.xp.empty(COPIED, np.float32)
     if on_gpu(ops):
         copy = seconds(ops, lambda: ops.xp.copyto(target, source))
@@ -73,7 +77,7 @@ def measure(ops: Ops) -> Roofline:
         parts = [slice(a[0], a[-1] + 1) for a in np.array_split(np.arange(COPIED), cores())]
         with ThreadPoolExecutor(len(parts)) as pool:
             copy = seconds(ops, lambda: list(pool.map(lambda part: np.copyto(target[part], source[part]), parts)))
-    return Roofline(2 * 4 * COPIED / copy, 2 * side**3 / product)
+    return Roofline(2 * 4 * COPIED / copy, product_rate(ops))
 
 
 def machine(ops: Ops) -> dict[str, str]:

@@ -10,38 +10,39 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from accel import Ops
+from accel.buffers import flatten
+from accel.cublas import Precision
+from accel.minimize import host
 from accel.sampling import draw
-from accel.transformer import EMBEDDING, OUTPUT, TransformerConfig, layer_name, log_likelihood, positions
-from bench.lm import CONFIGS, first_params, flops_of_a_token
-from bench.lm_peers import peer_params, torch_block, torch_logits
-from bench.peers import import_peer
-from bench.report import Commands, add_command, check_least, chosen_ops, print_lines, refused, versions
-from bench.timing import PAUSE, product_rate
-
-Drawn = tuple[NDArray[np.int64], NDArray[np.float64]]  # tokens (count, T), log-likelihoods (count,)
+from accel.transformer import OUTPUT, TransformerConfig, log_likelihood
+from bench.lm import CONFIGS, UNITS, first_params, flops_of_a_token
+from bench.report import (
+    Commands,
+    add_command,
+    check_least,
+    chosen_ops,
+    chosen_place,
+    installed,
+    print_lines,
+    refused,
+    versions,
+    where,
+)
+from bench.roofline import product_rate
+from bench.sample_peers import Drawn, Sampler, in_jax, in_torch
+from bench.timing import PAUSE
 
 EOS = 2
-LOOP = 64 * 2.0**-24  # a log-likelihood by the loop against the whole network: roundings of its terms, relative
+ROUNDINGS = 64  # a log-likelihood by the loop against the whole network: roundings of its terms, relative
 SPREAD = 5.0  # standard errors between the mean log-likelihoods of two frameworks
-
-
-@dataclass
-class Sampler:
-    """run(turn) draws all sequences, with random numbers of that turn."""
-
-    name: str
-    run: Callable[[int], Drawn]
-    drawn: Drawn | None = None
-    seconds: list[float] = field(default_factory=list)
 
 
 def endless(params: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -64,50 +65,21 @@ def ours(
     return Sampler(f"accel {ops.name}", run)
 
 
-def in_torch(params: Mapping[str, Any], config: TransformerConfig, count: int, threads: int, seed: int) -> Sampler:
-    """The plain loop in PyTorch: all sequences at once, keys and values kept in one array, no gradient."""
-    torch = import_peer("torch")
-    torch.set_num_threads(threads)
-    p = {name: torch.tensor(value) for name, value in peer_params(params, config).items()}
-    place = torch.tensor(positions(config.max_len, config.emb_dim)).float()
-    heads, channels = config.num_heads, config.qkv_dim // config.num_heads
-    store = torch.empty(config.num_layers, 2, count, heads, config.max_len, channels)
-
-    def attend(layer: int, t: int, qkv: Any) -> Any:
-        query, key, value = qkv.view(count, 3, heads, 1, channels).unbind(1)
-        store[layer, 0, :, :, t : t + 1], store[layer, 1, :, :, t : t + 1] = key, value
-        past = store[layer, :, :, :, : t + 1]
-        return torch.nn.functional.scaled_dot_product_attention(query, past[0], past[1]).reshape(count, -1)
-
-    def run(turn: int) -> Drawn:
-        generator = torch.Generator().manual_seed(1000 * seed + turn)
-        tokens, log_p = torch.zeros(count, config.max_len, dtype=torch.long), torch.zeros(count).double()
-        last = torch.zeros(count, dtype=torch.long)
-        with torch.inference_mode():
-            for t in range(config.max_len):
-                x = p[EMBEDDING][last] + place[t]
-                for i in range(config.num_layers):
-                    x = torch_block(torch, p, layer_name(i), x, lambda qkv, i=i, t=t: attend(i, t, qkv))
-                weights = torch.softmax(torch_logits(torch, p, x), dim=1)
-                last = torch.multinomial(weights, 1, generator=generator)[:, 0]
-                tokens[:, t] = last
-                log_p += torch.log(weights.gather(1, last[:, None])[:, 0])
-        return tokens.numpy(), log_p.numpy()
-
-    return Sampler(f"torch {torch.__version__}", run)
-
-
 def disagreement(
-    samplers: list[Sampler], ops: Ops, params: Mapping[str, Any], config: TransformerConfig
+    samplers: list[Sampler],
+    ops: Ops,
+    params: Mapping[str, Any],
+    config: TransformerConfig,
+    precision: Precision = "float32",
 ) -> str | None:
     """The line that says whose log-likelihoods are not those of what was drawn, or whose mean differs; or None."""
-    means, errors = [], []
+    means, errors, allowed = [], [], ROUNDINGS * UNITS[precision]
     for sampler in samplers:
         assert sampler.drawn is not None
         tokens, log_p = sampler.drawn
-        exact = log_likelihood(ops, params, tokens, config)
+        exact = host(log_likelihood(ops, params, tokens, config))
         worst = float(np.abs(log_p / exact - 1).max())
-        if not worst <= LOOP:
+        if not worst <= allowed:
             return f"{sampler.name}: log-likelihoods of the loop and the network differ by {worst:.1e}, relative"
         means.append(exact.mean())
         errors.append(exact.std() / math.sqrt(len(exact)))
@@ -125,7 +97,8 @@ HELP = """\
 Times the drawing of sequences, token by token with kept keys and values, at temperature 1 over the full
 vocabulary. The end token is never drawn: all write count times length tokens (tiny: 32, small: 50).
 
-With --peers PyTorch's plain loop draws as many, in turns. The times count only where each one's log-likelihoods
+With --peers the plain loops of JAX (one jit) and PyTorch (eager) draw as many, in turns; with --ops cupy all on
+the GPU, and every token the same CUDA graph of PyTorch. The times count only where each one's log-likelihoods
 are those of the whole network on what it drew, and their means agree. The floor is the time of the matrix products
 at the BLAS's own rate on large matrices.
 
@@ -148,12 +121,10 @@ def run(arguments: argparse.Namespace) -> int:
     check_least(arguments, count=2, batch=1, turns=1, threads=1, seed=0)
     threads, ops, count, seed = arguments.threads, chosen_ops(arguments), arguments.count, arguments.seed
     config, _ = CONFIGS[arguments.config]
-    params, samplers, missing = endless(first_params(config, seed)), [], []
-    if arguments.peers:
-        try:
-            samplers.append(in_torch(params, config, count, threads, seed))
-        except ImportError as error:
-            missing.append(str(error))
+    params, place = endless(first_params(config, seed)), chosen_place(arguments)
+    makers = [partial(make, params, config, count, place, seed) for make in (in_jax, in_torch) if arguments.peers]
+    samplers, missing = installed(makers)
+    params = flatten(params, ops.xp)[1]
     samplers.append(ours(ops, params, config, count, arguments.batch, seed))
     with threadpool_limits(threads, user_api="blas"):
         for turn in range(arguments.turns + 1):  # the first compiles and is checked, and not timed
@@ -165,8 +136,8 @@ def run(arguments: argparse.Namespace) -> int:
                     sampler.seconds.append(time.perf_counter() - start)
                 else:
                     sampler.drawn = drawn
-        rate = product_rate()
-        problem = disagreement(samplers, ops, params, config)
+        rate = product_rate(ops)
+        problem = disagreement(samplers, ops, params, config, arguments.precision)
     if refused(problem):
         return 1
     tokens = count * config.max_len
@@ -176,7 +147,7 @@ def run(arguments: argparse.Namespace) -> int:
         print_lines(rows, missing)
         return 0
     what = f"{arguments.config}, {count:,} sequences of {config.max_len}"
-    print(f"{what}; {threads} thread{'s' * (threads > 1)}, seed {seed}; {versions()}\n")
+    print(f"{what}; {where(arguments)}, seed {seed}; {versions()}\n")
     print(f"{'':<18}{'tokens/s':>10}{'s':>9}{'fastest':>9}{'slowest':>9}{'to floor':>10}{'ours/its':>10}")
     for row in rows:
         times = "".join(f"{row[name]:>9.3f}" for name in ("median_s", "min_s", "max_s"))

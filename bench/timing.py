@@ -52,12 +52,6 @@ def disagreement(contenders: Sequence[Contender], first: float, tenth: float) ->
     return None
 
 
-def product_rate() -> float:
-    """Operations a second of a float32 matrix product, 1,024 square."""
-    square = np.random.default_rng(0).standard_normal((1024, 1024), dtype=np.float32)
-    return 2 * 1024**3 / fastest(lambda: square @ square)
-
-
 def fastest(function: Callable[[], object], seconds: float = 0.2) -> float:
     """The shortest time of a call, in seconds, over calls for about so many seconds and three at least."""
     function()

@@ -14,8 +14,9 @@ import pytest
 
 from accel import Ops
 from accel.sampling import draw
-from bench import cases, kernels, lm, lm_peers, mlp, peers, reward, roofline, sample, timing
+from bench import cases, kernels, lm, lm_peers, mlp, mlp_peers, peers, reward, roofline, sample, timing
 from bench.__main__ import main
+from bench.peers import Place
 from bench.timing import Contender
 from tests import backends
 from tests.checks import CLOSED_FORM
@@ -73,8 +74,8 @@ def test_peers_train_alike(peer: str) -> None:
     """Where they are installed."""
     pytest.importorskip(peer)
     task, first = mlp.draw_task(50, False, 0), mlp.first_params(0)
-    make = peers.jax_contender if peer == "jax" else peers.torch_contender
-    contenders = [make(task, first, 1), mlp.ops_contender(Ops(), task, first)]
+    make = mlp_peers.jax_contender if peer == "jax" else mlp_peers.torch_contender
+    contenders = [make(task, first, Place(1)), mlp.ops_contender(Ops(), task, first)]
     timing.interleave(contenders, 12)
     assert mlp.disagreement(contenders) is None
 
@@ -286,7 +287,7 @@ def test_language_model_peers_train_alike(peer: str, loss: lm.Loss) -> None:
     config, _ = lm.CONFIGS["tiny"]
     task, first = lm.draw_task(config, loss, 3, 0), lm.first_params(config, 0)
     make = lm_peers.jax_contender if peer == "jax" else lm_peers.torch_contender
-    contenders = [make(task, first, 1), lm.ops_contender(Ops(), task, first)]
+    contenders = [make(task, first, Place(1)), lm.ops_contender(Ops(), task, first)]
     timing.interleave(contenders, 12)
     assert lm.disagreement(contenders, loss) is None
 
