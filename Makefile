@@ -22,9 +22,7 @@ mutants: .venv/test
 
 # With the interpreter given, as it is: nothing is installed.
 gpu:
-	PBDE_REQUIRE_GPU=1 $(PYTHON) -m pytest -m gpu -rs
-	! command -v compute-sanitizer || compute-sanitizer --error-exitcode 1 $(PYTHON) -m pytest -m gpu tests/test_device.py
-	$(PYTHON) -m bench kernels --ops cupy --save bench/results/kernels.json
+	PYTHON=$(PYTHON) bench/gpu.sh
 
 .venv/demo: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -64,7 +64,6 @@ sanitize() {  # out of bounds and races, over the smoke test's launches
 bench() {  # speed, beside PyTorch and JAX where they are installed
     local own=(--ops cupy --peers --json)
     if [ $DRY ]; then
-        run kernels 60 "$PYTHON" -m bench kernels --ops numpy --largest 1024 --out "$OUT"
         run mlp_32768 60 "$PYTHON" -m bench mlp --pairs 64 --steps 20 --ops numpy --threads 1 --json
         return
     fi

@@ -101,7 +101,7 @@ def test_disagreement_is_seen(ours: tuple[float, float], theirs: tuple[float, fl
 def test_disagreement_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """No times are printed where the losses differ."""
     wrong = Contender("wrong", lambda steps: 0.25)
-    monkeypatch.setattr(peers, "jax_contender", lambda *_, **__: wrong)
+    monkeypatch.setattr(mlp_peers, "jax_contender", lambda *_, **__: wrong)
     monkeypatch.setattr(peers, "torch_contender", lambda *_: wrong)
     assert main(["mlp", "--pairs", "9", "--steps", "11", "--threads", "1", "--ops", "numpy", "--peers"]) == 1
     printed = capsys.readouterr()
