@@ -32,7 +32,7 @@ from accel.mlp import WIDTHS, mlp_init
 from accel.ops_cupy import CupyOps
 from bench.roofline import machine
 from tests import backends
-from tests.shim.examples import EXAMPLES
+from tests.shim import examples
 
 Check = tuple[str, Callable[[], Any]]  # a name, and what raises where it is wrong or returns what is worth telling
 
@@ -78,7 +78,7 @@ def compiling(ops: CupyOps) -> Iterator[Check]:
 
 def launches(ops: CupyOps) -> Iterator[Check]:
     """A few launches of every kernel against NumPy, in float64."""
-    for source, example in EXAMPLES.items():
+    for source, example in examples.EXAMPLES.items():
         yield source, partial(example, ops)
 
 

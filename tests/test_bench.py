@@ -102,7 +102,7 @@ def test_disagreement_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     """No times are printed where the losses differ."""
     wrong = Contender("wrong", lambda steps: 0.25)
     monkeypatch.setattr(mlp_peers, "jax_contender", lambda *_, **__: wrong)
-    monkeypatch.setattr(peers, "torch_contender", lambda *_: wrong)
+    monkeypatch.setattr(mlp_peers, "torch_contender", lambda *_: wrong)
     assert main(["mlp", "--pairs", "9", "--steps", "11", "--threads", "1", "--ops", "numpy", "--peers"]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import gpu
+from tests.shim import examples
 from tests.shim.build import compiler
 
 ROOT = Path(__file__).parent.parent
@@ -66,7 +67,7 @@ def test_a_wrong_kernel_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     def wrong(ops: object) -> None:
         raise AssertionError("off by 1e-3")
 
-    monkeypatch.setattr(gpu, "EXAMPLES", {"columns": wrong, "philox": gpu.EXAMPLES["philox"]})
+    monkeypatch.setattr(examples, "EXAMPLES", {"columns": wrong, "philox": examples.random_numbers})
     assert gpu.main(["launches", "--ops", "shim"]) == 1
     printed = capsys.readouterr().out
     assert "AssertionError: off by 1e-3" in printed
