@@ -28,7 +28,7 @@ from reference.rounding import EPS, of_omega
 
 
 class Parts(NamedTuple):
-    """parent: (n,) in a spanning tree, the root's is itself; anchor: (n,) the item of each part nearest the root."""
+    """parent: (n,) in a spanning tree, the root its own; anchor: (n,) the item of each part nearest the root."""
 
     parent: Indices
     anchor: Indices
