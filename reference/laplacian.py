@@ -5,6 +5,7 @@ The matrix is the graph Laplacian of c, singular in the direction of the ones: x
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,8 @@ def conjugate_gradients(conductance: Any, b: Array, tolerance: Array, limit: int
     raise NotConvergedError(f"conjugate gradients missed {tolerance.max():.1e} in {limit} steps")
 
 
-def factorization(conductance: Any, b: Array) -> Array:
-    """(n, n) sparse, (n, r) -> (n, r): sparse LU of the Laplacian with its last node grounded."""
+def factorization(conductance: Any) -> Callable[[Array], Array]:
+    """(n, n) sparse -> a solver, (n, r) -> (n, r): sparse LU of the Laplacian with its last node grounded."""
     laplacian = sparse.diags_array(_degrees(conductance)) - conductance
     try:
         grounded = splu(
@@ -57,7 +58,7 @@ def factorization(conductance: Any, b: Array) -> Array:
         )
     except RuntimeError as error:
         raise NotConvergedError(f"the Laplacian is singular in float64: {error}") from None
-    return centred(np.vstack([grounded.solve(centred(b)[:-1]), np.zeros(b.shape[1])]))
+    return lambda b: centred(np.vstack([grounded.solve(centred(b)[:-1]), np.zeros(b.shape[1])]))
 
 
 def star_mesh(conductance: Array, flows: Array, block: int = 48) -> Array:
@@ -72,12 +73,26 @@ def star_mesh(conductance: Array, flows: Array, block: int = 48) -> Array:
     as the flows themselves are given pair by pair and not as sums at nodes. (For the matrix alone this is the
     elimination of Grassmann, Taksar and Heyman 1985.) Only what lies right of the diagonal is used.
     """
+    return centred(_grounded_star_mesh(conductance, flows, block, sign=-1.0))
+
+
+def star_mesh_bound(conductance: Array, errors: Array, block: int = 48) -> float:
+    """max_i of the largest |x_i| that flows |flow_ij| <= errors_ij = errors_ji >= 0 could cause, or above it.
+
+    The elimination of `star_mesh` with all its terms added: what each of them is at most, however the signs fall.
+    """
+    x = _grounded_star_mesh(conductance, errors[None], block, sign=1.0)
+    return float(x.max() + x.mean())
+
+
+def _grounded_star_mesh(conductance: Array, flows: Array, block: int, sign: float) -> Array:
+    """(n, r): x with x[-1] = 0, for flow_ji = sign flow_ij."""
     c, flow = conductance.copy(), flows.copy()
-    total = _eliminate(c, flow, block)
+    total = _eliminate(c, flow, block, sign)
     x = np.zeros((len(c), len(flow)))
     for m in range(len(c) - 2, -1, -1):
         x[m] = (c[m, m + 1 :] @ x[m + 1 :] + flow[:, m, m + 1 :].sum(axis=1)) / total[m]
-    return centred(x)
+    return x
 
 
 def grounded_inverse(conductance: Array) -> Array:
@@ -92,7 +107,7 @@ def grounded_inverse(conductance: Array) -> Array:
     return np.asarray((inner / total) @ inner.T)
 
 
-def _eliminate(c: Array, flow: Array, block: int) -> Array:
+def _eliminate(c: Array, flow: Array, block: int, sign: float = -1.0) -> Array:
     """The elimination of `star_mesh`, in place right of the diagonals: what each node is joined by, S, (n,)."""
     n, total = len(c), np.full(len(c), np.nan)
     for start in range(0, n, block):
@@ -105,7 +120,7 @@ def _eliminate(c: Array, flow: Array, block: int) -> Array:
             within = slice(m + 1, stop)
             to_m = c[m, within, None]
             flow[:, within, m + 1 :] += (
-                to_m * (flow[:, m, None, m + 1 :] / total[m]) - flow[:, m, within, None] * share
+                to_m * (flow[:, m, None, m + 1 :] / total[m]) + sign * flow[:, m, within, None] * share
             )
             c[within, m + 1 :] += to_m * share
         if stop < n:
@@ -113,7 +128,7 @@ def _eliminate(c: Array, flow: Array, block: int) -> Array:
             share = eliminated / total[start:stop, None]
             for layer in flow:
                 combined = share.T @ layer[start:stop, stop:]
-                layer[stop:, stop:] += combined - combined.T
+                layer[stop:, stop:] += combined + sign * combined.T
             c[stop:, stop:] += share.T @ eliminated
     return total
 

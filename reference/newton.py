@@ -11,22 +11,32 @@ Newton: conjugate gradients; a sparse factorisation, where those are too slow; a
 which keeps its digits where curvatures span dozens of decades.
 
 The certificate is d itself, gradient over curvature, at the end of the undamped iteration; beside it stands
-the floor: the d that the rounding of the flows alone would cause, solved for in the same network.
+the floor: the d that the rounding of the flows alone would cause, solved for in the same network. What is
+reported is |d| plus a bound of what rounding may hide of it (reference/rounding.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 from scipy.special import expit
 
-from reference.laplacian import NotConvergedError, centred, conjugate_gradients, factorization, star_mesh
+from reference.laplacian import (
+    NotConvergedError,
+    centred,
+    conjugate_gradients,
+    factorization,
+    star_mesh,
+    star_mesh_bound,
+)
 from reference.pbde import Array
+from reference.rounding import EPS, TIGHT, largest_response, node_response, of_omega, summation
 
 STEP_ALLOWED = 1e-11  # a certified Newton step, in nats of omega ...
 FLOORS_ALLOWED = 8  # ... or this many times the step that the rounding of the flows alone would cause,
@@ -108,21 +118,23 @@ def _flows(won: Array, lost: Array, win: Array, lose: Array) -> tuple[Array, Arr
     return gained - paid, (won + lost) * (win * lose), gained + paid
 
 
-def _node_system(pairs: Pairs, omega: Array, sized: bool) -> tuple[Any, Array, Array]:
-    """c, dense or sparse; -F' = sum_j phi_ij; and, where asked, the size of what was summed, each (n,)."""
+def _node_system(pairs: Pairs, omega: Array, sized: bool) -> tuple[Any, Array, Array, Array]:
+    """c, dense or sparse; -F' = sum_j phi_ij, (n,); where asked, the sums of both terms of phi and of |phi|."""
     sigmoids = pairs.sigmoids(omega)
-    curvature, slope, size = np.empty_like(pairs.won), np.empty(pairs.n), np.zeros(pairs.n)
+    curvature, slope = np.empty_like(pairs.won), np.empty(pairs.n)
+    size, absolute = np.zeros(pairs.n), np.zeros(pairs.n)
     for block in pairs.blocks():
         phi, curvature[block], terms = _flows(pairs.won[block], pairs.lost[block], *sigmoids(block))
         at = block if pairs.pattern is None else slice(None)
         slope[at] = pairs.node_sums(phi)
         if sized:
             size[at] = pairs.node_sums(terms)
-    return pairs.matrix(curvature), slope, size
+            absolute[at] = pairs.node_sums(np.abs(phi))
+    return pairs.matrix(curvature), slope, size, absolute
 
 
 def minimize(pairs: Pairs) -> tuple[Array, float, int]:
-    """omega (n,) with mean 0, its certificate and the Newton steps taken, by the first solver that certifies."""
+    """omega (n,) with mean 0, a bound of its error, the Newton steps taken: by the first solver that certifies."""
     start = _log_odds_start(pairs)
     try:
         return _newton(_step_by_conjugate_gradients(pairs), start, limit=50)
@@ -139,49 +151,91 @@ def minimize(pairs: Pairs) -> tuple[Array, float, int]:
     return _newton(_step_by_star_mesh(pairs), _spanning_tree_start(pairs, start), limit=500)
 
 
-Step = Callable[[Array, bool], tuple[Array, float]]  # omega, certify? -> Newton step d, rounding floor of d
+class Step(NamedTuple):
+    """A Newton step d; its rounding floor; bound() of what rounding may hide of d, called where d is accepted."""
+
+    d: Array
+    floor: float = 0.0
+    bound: Callable[[], float] = lambda: np.inf
 
 
-def _step_by_conjugate_gradients(pairs: Pairs) -> Step:
+def _step_by_conjugate_gradients(pairs: Pairs) -> Callable[[Array, bool], Step]:
     """Truncated while far away; to certify, down to a thousandth of the rounding of the slope itself."""
 
-    def step(omega: Array, certify: bool) -> tuple[Array, float]:
-        curvature, slope, size = _node_system(pairs, omega, certify)
+    def step(omega: Array, certify: bool) -> Step:
+        curvature, slope, size, absolute = _node_system(pairs, omega, certify)
         degree = np.asarray(curvature.sum(axis=1))
-        if certify:
-            noise = _rounding(size)
-            target = np.full(2, 1e-3 * np.abs(noise / degree).max())
-            d, floor = conjugate_gradients(curvature, np.stack([slope, noise], axis=1), target).T
-            return d, float(np.abs(floor).max())
-        scaled = np.abs(slope / degree).max()
-        return conjugate_gradients(curvature, slope[:, None], np.array([min(0.1, scaled) * scaled]))[:, 0], 0.0
+        if not certify:
+            scaled = np.abs(slope / degree).max()
+            target = np.array([min(0.1, scaled) * scaled])
+            return Step(conjugate_gradients(curvature, slope[:, None], target)[:, 0])
+        noise = _rounding(size)
+        target = np.full(2, 1e-3 * np.abs(noise / degree).max())
+        d, floor = conjugate_gradients(curvature, np.stack([slope, noise], axis=1), target).T
+
+        def bound() -> float:
+            solve = partial(_loosely, curvature, degree)
+            at_nodes = summation(pairs.n) * absolute + target[0] * degree
+            all_at_nodes = at_nodes + 3 * EPS * (size + absolute)
+            item = int(np.abs(floor).argmax())
+            found = node_response(solve, all_at_nodes, item) if np.ptp(omega) <= 600 else np.inf
+            if found <= TIGHT:
+                return found
+            return largest_response(solve, pairs.matrix(_pair_errors(pairs, omega)), at_nodes, item)
+
+        return Step(d, float(np.abs(floor).max()), bound)
 
     return step
 
 
-def _step_by_factorization(pairs: Pairs) -> Step:
+def _loosely(conductance: Any, degree: Array, b: Array) -> Array:
+    """(n, r) -> (n, r): L^+ b to some six digits."""
+    return conjugate_gradients(conductance, b, 1e-6 * np.abs(b / degree[:, None]).max(axis=0))
+
+
+def _step_by_factorization(pairs: Pairs) -> Callable[[Array, bool], Step]:
     """Sparse pairs; the rounding of a flow enters at one end and leaves at the other, that of its sum does not."""
 
-    def step(omega: Array, _: bool) -> tuple[Array, float]:
+    def step(omega: Array, _: bool) -> Step:
         phi, curvature, terms = _flows(pairs.won, pairs.lost, *pairs.sigmoids(omega)(slice(None)))
         noise = _pair_rounding(pairs, omega, curvature, terms)
         noise = pairs.matrix(np.where(pairs.row < pairs.pattern.indices, noise, 0.0))
-        at_nodes = noise.sum(axis=1) - noise.sum(axis=0) + _rounding(pairs.node_sums(np.abs(phi)))
-        d, floor = factorization(pairs.matrix(curvature), np.stack([pairs.node_sums(phi), at_nodes], axis=1)).T
-        return d, float(np.abs(floor).max())
+        slope, absolute = pairs.node_sums(phi), pairs.node_sums(np.abs(phi))
+        at_nodes = noise.sum(axis=1) - noise.sum(axis=0) + _rounding(absolute)
+        conductance = pairs.matrix(curvature)
+        solve = factorization(conductance)
+        d, floor = solve(np.stack([slope, at_nodes], axis=1)).T
+
+        def bound() -> float:
+            missed = np.abs(slope - (conductance.sum(axis=1) * d - conductance @ d))
+            errors = pairs.matrix(_pair_errors(pairs, omega))
+            start = int(np.abs(floor).argmax())
+            return largest_response(solve, errors, summation(pairs.n) * absolute + missed, start)
+
+        return Step(d, float(np.abs(floor).max()), bound)
 
     return step
 
 
-def _step_by_star_mesh(pairs: Pairs) -> Step:
+def _step_by_star_mesh(pairs: Pairs) -> Callable[[Array, bool], Step]:
     """Dense pairs, their flows and roundings one by one."""
 
-    def step(omega: Array, _: bool) -> tuple[Array, float]:
+    def step(omega: Array, _: bool) -> Step:
         phi, curvature, terms = _flows(pairs.won, pairs.lost, *pairs.sigmoids(omega)(slice(None)))
         d, floor = star_mesh(curvature, np.stack([phi, _pair_rounding(pairs, omega, curvature, terms)])).T
-        return d, float(np.abs(floor).max())
+        errors = _pair_errors(pairs, omega)
+        mixed = EPS * np.sqrt(pairs.n) * np.abs(phi)  # the elimination rounds each flow again and again
+        return Step(d, float(np.abs(floor).max()), lambda: star_mesh_bound(curvature, errors + mixed))
 
     return step
+
+
+def _pair_errors(pairs: Pairs, omega: Array) -> Array:
+    """Bounds of the rounding of every flow at these omega: its terms', the margin's, and underflow."""
+    phi, curvature, terms = _flows(pairs.won, pairs.lost, *pairs.sigmoids(omega)(slice(None)))
+    omega_i, omega_j = pairs.ends(omega, slice(None))
+    tiny = np.nextafter(0, 1) * (1 + pairs.won + pairs.lost) * (curvature > 0)
+    return np.asarray(EPS * (3 * (terms + np.abs(phi)) + curvature * np.abs(omega_i - omega_j)) + tiny)
 
 
 def _pair_rounding(pairs: Pairs, omega: Array, curvature: Array, terms: Array) -> Array:
@@ -207,7 +261,7 @@ def _log_odds_start(pairs: Pairs) -> Array:
     return np.asarray(stretch * centred(log_odds))
 
 
-def _newton(step: Step, omega: Array, limit: int) -> tuple[Array, float, int]:
+def _newton(step: Callable[[Array, bool], Step], omega: Array, limit: int) -> tuple[Array, float, int]:
     """Damped by t = log(1 + r) / r, with r = max_ij |d_i - d_j|.
 
     |F'''| <= F'' along every pair, so F(omega + t d) <= F - t m + (e^(t r) - t r - 1) m / r^2 with m = d' F'' d:
@@ -215,15 +269,16 @@ def _newton(step: Step, omega: Array, limit: int) -> tuple[Array, float, int]:
     """
     certify = False
     for iteration in range(1, limit + 1):
-        d, floor = step(omega, certify)
+        d, floor, bound = step(omega, certify)
         newton_step, reach = float(np.abs(d).max()), float(np.ptp(d))
         if not np.isfinite(newton_step):
             raise NotConvergedError(f"Newton step {iteration} is not finite")
         omega = centred(omega + d * (1.0 if reach <= 1 else np.log1p(reach) / reach))
         if certify and newton_step <= max(STEP_ALLOWED, FLOORS_ALLOWED * floor):
-            if floor > FLOOR_LIMIT:
+            error = newton_step + bound() + of_omega(omega)
+            if floor > FLOOR_LIMIT or not np.isfinite(error):
                 break
-            return omega, newton_step, iteration
+            return omega, error, iteration
         certify = reach < 1e-5
     raise NotConvergedError(
         f"the certificate was missed: the last Newton step is {newton_step:.1e} after {iteration} iterations, "

@@ -4,7 +4,8 @@ Eq. 8 depends on the model only through omega = f log pi + g, and up to a consta
 
     F(omega) = sum_ij W_ij log(1 + exp(omega_j - omega_i)),
 
-convex in omega. So an optimum is two steps: Newton's method finds omega (reference/newton.py), and
+convex in omega. So an optimum is two steps: Newton's method finds omega (reference/newton.py; pairs that alone
+link two sides of the graph in closed form, reference/bridges.py), and
 `model.log_p` turns omega into THE density that has it. F has a minimiser, unique up to a constant, exactly
 where the graph of wins is strongly connected.
 """
@@ -20,8 +21,9 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from reference.annotators import Indices
+from reference.bridges import minimize_by_parts
 from reference.laplacian import NotConvergedError
-from reference.newton import Pairs, minimize, summary
+from reference.newton import Pairs, summary
 from reference.pbde import PBDE, Array, finite_array, log_weights
 
 __all__ = [
@@ -54,7 +56,8 @@ class Optimum:
     """The minimiser of Eq. 8 and how well it is known.
 
     log_p: (n,), normalised. omega: (n,), mean 0. loss: Eq. 7 and divergence: Eq. 8, in nats per comparison.
-    newton_step: the certificate, the largest component of the last undamped Newton step in omega.
+    newton_step: the certificate, the largest component of the last undamped Newton step in omega plus a bound of
+    what rounding may hide of it (reference/rounding.py), in nats: omega is right to this.
     gradient_norm: max_i |dF / d omega_i| / comparisons of i. iterations: Newton steps.
     """
 
@@ -81,7 +84,7 @@ def optimum(wins: Any, model: PBDE, measure: ArrayLike | None = None) -> Optimum
     check_identifiable(wins)
     pairs = Pairs.of(wins)
     with np.errstate(all="ignore"):  # what overflows ends as a step that is not finite, and is refused as such
-        omega, newton_step, iterations = minimize(pairs)
+        omega, newton_step, iterations = minimize_by_parts(pairs)
     loss, divergence, gradient_norm = summary(pairs, omega)
     return Optimum(model.log_p(omega, measure), omega, loss, divergence, newton_step, gradient_norm, iterations)
 
