@@ -68,7 +68,7 @@ def record_loss(losses: Array, step: Array, values: Array, count: int) -> Call:
 class Problem:
     """What a graph cannot change. variant: of mlp_margin_step. params, m, v (P,): changed in place.
 
-    widths: int64, on the device. x (2 B, d): the left sides above the right sides; y (B,). constants: b1, b2, eps.
+    widths: int64, on the device. x (2 B, d): the left sides above the right sides; y (B,). constants: as `accel.adam.constants` gives them.
     """
 
     variant: str
@@ -77,7 +77,7 @@ class Problem:
     x: Array
     y: Array
     groups: int
-    constants: tuple[float, float, float]
+    constants: tuple[float, ...]
 
     @property
     def key(self) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from accel import buffers, numba_adam, numba_matmul, numba_mixture, numba_mlp, numba_pairs, numba_softmax
-from accel.adam import unbiased_rates
+from accel.adam import constants, unbiased_rates
 from accel.buffers import Array
 from accel.losses import MarginLoss
 from accel.numba_compile import LINE, Crew, compiled_loss
@@ -125,7 +125,7 @@ class NumbaOps(NumbaSequenceOps, Ops):
         sizes = (block, layout.acts, layout.widest)
         inputs = (x[: len(y)], x[len(y) :], plain(y, x.dtype), compiled_loss(loss, x.dtype.str), *sizes)
         adam = (numba_adam.adam(x.dtype.str), *moments, np.array(rates, x.dtype).reshape(-1, 3))
-        scalars, values = map(x.dtype.type, (b1, b2, eps)), np.empty((len(rates), len(parts)))
+        scalars, values = map(x.dtype.type, constants(b1, b2, eps)), np.empty((len(rates), len(parts)))
         done = np.zeros(1, np.int64)
         # fmt: off
         self._crew.run(numba_mlp.margin_steps, len(parts), done, *network, *inputs, parts, values,
@@ -150,7 +150,7 @@ class NumbaOps(NumbaSequenceOps, Ops):
         if step < 1:
             raise ValueError(f"step must be >= 1, got {step}")
         ((_, m_scale, v_scale),) = unbiased_rates([lr], step, b1, b2)
-        scalars = map(params.dtype.type, (lr, b1, b2, eps, m_scale, v_scale))
+        scalars = map(params.dtype.type, (lr, *constants(b1, b2, eps), m_scale, v_scale))
         arrays = (numba_adam.adam(params.dtype.str), params, plain(grads, params.dtype), m, v)
         self._crew.run(numba_adam.adam_step, -(-len(params) // CHUNK), *arrays, *scalars, CHUNK)
 

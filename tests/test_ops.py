@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from decimal import Decimal, localcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from accel import Ops, buffers, get_ops
+from accel.adam import unbiased
 from accel.losses import logistic
 from accel.ops_numba import NumbaOps
 from reference.networks import directional_derivative, mlp, mlp_init, softplus
@@ -259,6 +261,45 @@ def test_adam(dtype: Any) -> None:
             checks.assert_close(flat, expected, checks.CLOSED_FORM)
     if dtype is np.float32:
         checks.assert_float32(found[0], found[1], expected)
+
+
+def adam_steps(ops: Ops, all_grads: Array, b2: float, dtype: Any) -> Array:
+    """Where Adam comes to from 0, a row of gradients a step."""
+    flat, grads = np.zeros(all_grads.shape[1], dtype), all_grads.astype(dtype)
+    moments = np.zeros((2, flat.size), dtype)
+    for t, row in enumerate(grads, start=1):
+        ops.adam_step(flat, row, moments[0], moments[1], t, 0.01, 0.9, b2, 1e-8)
+    return flat
+
+
+@BOTH
+@pytest.mark.parametrize("rest", [1e-3, 1e-6, 1e-7, 1e-8])
+def test_adam_with_long_memory(ops: Ops, rest: float) -> None:
+    """float32 with b2 = 1 - rest: 1 - b2 of a rounded b2 was off by 8 % at 1e-7, and 0 at 1e-8."""
+    grads = np.random.default_rng(0).standard_normal((10, 300))
+    exact = adam_steps(NUMPY, grads, 1 - rest, np.float64)
+    checks.assert_close(adam_steps(ops, grads, 1 - rest, np.float32), exact, checks.ADAM_FLOAT32, np.abs(exact).max())
+
+
+@BOTH
+@pytest.mark.parametrize("b", [0.0, 0.3, 0.999, 1 - 1e-7])
+def test_adam_stays_where_it_settles(ops: Ops, b: float) -> None:
+    """A constant gradient g leaves m = g, v = g^2 as they are: the weights b and 1 - b add up to 1 exactly."""
+    params, grads = np.random.default_rng(0).standard_normal((2, 300)).astype(np.float32)
+    m, v = grads.copy(), grads * grads
+    for t in range(1000, 1100):
+        ops.adam_step(params, grads, m, v, t, 0.01, b, b, 1e-8)
+    assert np.array_equal(m, grads)
+    assert np.array_equal(v, grads * grads)
+
+
+def test_unbiased() -> None:
+    """1 - b^t against 60 digits, to 4 roundings: t steps of memories from 0 to 10^15."""
+    with localcontext(prec=60):
+        for b in (0.0, 1e-3, 0.5, 0.9, 0.999, 1 - 1e-8, 1 - 1e-15):
+            for t in (1, 2, 1000, 10**7):
+                exact = 1 - Decimal(b) ** t
+                assert abs(Decimal(unbiased(b, t)) - exact) <= Decimal(4 * 2.0**-53) * exact
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
