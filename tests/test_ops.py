@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 from accel import Ops, buffers, get_ops
 from accel.adam import unbiased
 from accel.losses import logistic
+from accel.ops import Pairs
 from accel.ops_numba import NumbaOps
 from reference.networks import directional_derivative, mlp, mlp_init, softplus
 from tests import checks
+from tests.backends import OnDevice
 
 ROOT = Path(__file__).parents[1]
 NUMPY = Ops()
@@ -228,6 +230,37 @@ def test_mixture_loss_in_float32(seed: int, n: int, count: int, components: int,
     for got, oracle, truth, scale in zip(fast, plain, exact, (1 + spread, 1.0, 1.0), strict=True):
         assert got.dtype == np.float32
         checks.assert_float32(got, oracle, truth, scale)
+
+
+@BOTH
+@pytest.mark.parametrize("margin", [1.0, 5.0, 16.0, 40.0, 86.0])
+def test_logistic_of_a_sure_choice(ops: Ops, margin: float) -> None:
+    """log(1 + e^-m) and -1 / (1 + e^m) relative to themselves: not 1 / (1 + e^-m) - 1, which is 0 from 17 on."""
+    omega, pairs = np.array([margin, 0.0], np.float32), ops.pairs([0], [1], [1.0], None, 2)
+    value, domega = ops.margin_loss(omega, pairs, logistic)
+    decay = np.exp(-margin)
+    slope = -decay / (1 + decay)
+    assert abs(value - np.log1p(decay)) <= 4 * checks.EPS32 * np.log1p(decay)
+    checks.assert_close(domega, [slope, -slope], 4 * checks.EPS32, -slope)
+
+
+@BOTH
+def test_many_comparisons_of_few_points(ops: Ops) -> None:
+    """2^20 comparisons of 3 points in float32: their gradients were added one by one, to an error of 1e-4."""
+    rng, count = np.random.default_rng(0), 1 << (13 if isinstance(ops, OnDevice) else 20)  # the shim is slow
+    x_a = rng.integers(0, 3, count)
+    x_b = (x_a + rng.integers(1, 3, count)) % 3
+    pairs = Pairs(3, x_a, x_b, rng.random(count), np.full(count, 1 / count), float(count))
+    omega = np.array([0.3, -1.0, 0.5], np.float32)
+    plain, exact = (NUMPY.margin_loss(omega.astype(dtype), pairs, logistic) for dtype in (np.float32, np.float64))
+    found = ops.margin_loss(omega, pairs, logistic)
+    checks.assert_float32(found[0], plain[0], exact[0])
+    checks.assert_float32(found[1], plain[1], exact[1])
+    r, log_w = np.stack([omega, -omega]), np.log(np.array([0.3, 0.7], np.float32))
+    mixed = ops.mixture_loss(r, log_w, pairs)
+    exact = NUMPY.mixture_loss(r.astype(np.float64), log_w.astype(np.float64), pairs)
+    for got, truth in zip(mixed, exact, strict=True):
+        checks.assert_close(got, truth, 16 * checks.EPS32, np.abs(truth).max())
 
 
 @pytest.mark.parametrize("margin", [-86.0, -40.0, -5.0, -1e-3, 0.0, 1e-3, 5.0, 16.0, 200.0])
