@@ -47,7 +47,9 @@ def average(mean: Array, value: Array, b: float) -> None:
     """IN PLACE mean <- b mean + (1 - b) value. Of b and 1 - b the smaller one alone is rounded to the arrays'
     dtype: from a rounded b the other would be off by a relative eps / (1 - b)."""
     if b > 0.5:
-        mean += (1.0 - b) * (value - mean)
+        change = value - mean
+        change *= 1.0 - b
+        mean += change
     else:
         mean -= value
         mean *= b

@@ -24,6 +24,12 @@ def update(params, grads, m, v, start, end, lr, b1, c1, b2, c2, eps, m_scale, v_
     """Adam in place on the parameters start..end - 1; scalars in the dtype of params. c1 = 1 - b1, c2 = 1 - b2,
     m^ = m_scale m, so v^."""
     p, g, mean, square = params[start:end], grads[start:end], m[start:end], v[start:end]
+    if c1 < b1 and c2 < b2:  # `averaged` without its branch, which would take a third of the time
+        for i in range(len(p)):
+            mean[i] += c1 * (g[i] - mean[i])
+            square[i] += c2 * (g[i] * g[i] - square[i])
+            p[i] -= lr * (mean[i] * m_scale / (np.sqrt(square[i] * v_scale) + eps))
+        return
     for i in range(len(p)):
         mean[i] = averaged(mean[i], g[i], b1, c1)
         square[i] = averaged(square[i], g[i] * g[i], b2, c2)

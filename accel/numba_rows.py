@@ -365,7 +365,7 @@ def add_parts(counter, parts, out, chunk):
 
 @compiled
 def add_rows(rows, index, out):
-    """out[index[r]] += rows[r]; out: float64, as many rows may meet in one."""
+    """out[index[r]] += rows[r]."""
     for r in range(len(rows)):
         part, into = rows[r], out[index[r]]
         for j in range(len(part)):

@@ -63,7 +63,7 @@ class NumbaOps(NumbaSequenceOps, Ops):
     def margin_loss(self, omega: Array, pairs: Pairs, loss: MarginLoss) -> tuple[Array, Array]:
         check_omega(omega, pairs)
         dtype, domega = omega.dtype, np.empty_like(omega)
-        parts, values = np.zeros((MARGIN_GROUPS, len(omega))), np.empty(MARGIN_GROUPS)
+        parts, values = self._pool.empty((MARGIN_GROUPS, len(omega)), np.float64), np.empty(MARGIN_GROUPS)
         indices = (plain(pairs.x_a, np.int64), plain(pairs.x_b, np.int64))
         inputs = (plain(omega, dtype), *indices, plain(pairs.y, dtype), plain(pairs.weight, dtype))
         pieces = min(MARGIN_GROUPS, -(-len(pairs.y) // numba_pairs.CHUNK))
@@ -74,7 +74,7 @@ class NumbaOps(NumbaSequenceOps, Ops):
     def mixture_loss(self, r: Array, log_w: Array, pairs: Pairs) -> tuple[Array, Array, Array]:
         check_mixture(r, log_w, pairs)
         dtype, dr, shape = r.dtype, np.empty(r.shape, r.dtype), (MARGIN_GROUPS, *r.shape)
-        parts, dlog_w, values = np.zeros(shape), np.zeros(shape[:2]), np.zeros(MARGIN_GROUPS)
+        parts, dlog_w, values = self._pool.empty(shape, np.float64), np.zeros(shape[:2]), np.zeros(MARGIN_GROUPS)
         indices = (plain(pairs.x_a, np.int64), plain(pairs.x_b, np.int64))
         inputs = (*(plain(value, dtype) for value in (r, log_w)), *indices)
         choices = (plain(pairs.y, dtype), plain(pairs.weight, dtype), numba_softmax.decay(dtype.str))

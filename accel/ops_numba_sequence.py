@@ -54,9 +54,9 @@ class NumbaSequenceOps(SequenceOps):
 
     def embedding_backward(self, dout: Array, cache: Cache) -> Array:
         tokens, shape = cache
-        dtable = np.zeros(shape)
+        dtable = np.zeros(shape, dtype=dout.dtype)
         numba_rows.add_rows(plain(dout), np.ascontiguousarray(tokens, dtype=np.int64), dtable)
-        return dtable.astype(dout.dtype)
+        return dtable
 
     def norm_matmuls_forward(
         self, x: Array, scale: Array, bias: Array, kernels: Sequence[Array]

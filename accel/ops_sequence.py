@@ -94,10 +94,10 @@ class SequenceOps:
     def embedding_backward(self, dout: Array, cache: Cache) -> Array:
         """[R, C] -> dtable [V, C]."""
         tokens, shape = cache
-        dtable = self.xp.zeros(shape)
-        # forward: out = table[tokens]; a token may stand in many rows, so their sum is taken in float64
-        self.xp.add.at(dtable, tokens, dout.astype(dtable.dtype))
-        return dtable.astype(dout.dtype)
+        dtable = self.xp.zeros(shape, dtype=dout.dtype)
+        # forward: out = table[tokens]; a token may stand in many rows
+        self.xp.add.at(dtable, tokens, dout)
+        return dtable
 
     # ----- Sums -----
 
