@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,17 +43,41 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     _sync_folder(path.parent)
 
 
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which is path once the block ends; where another writer was faster, path is that one's.
+
+    Files go to PATH.PID-THREAD.tmp, which then takes the name in one step; a block that fails leaves nothing.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{get_ident()}.tmp")  # no other writer's
+    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed, and had this one's number
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            if not path.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def save(path: str | Path, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> None:
-    """Write arrays and about (JSON) to path, by `whole_file`. ValueError for an array called "about" or "file"."""
+    """Write arrays and about (JSON) to path, by `whole_file`. ValueError for an array called "about" or "file",
+    and for arrays of Python objects."""
     path = Path(path)
     for name in (ABOUT, "file"):  # the second is NumPy's own argument
         if name in arrays:
             raise ValueError(f'no array may be called "{name}"')
+    for name, array in arrays.items():
+        if array.dtype.hasobject:
+            raise ValueError(f"{name} must hold numbers, got {array.dtype}")
     path.parent.mkdir(parents=True, exist_ok=True)
     described = json.dumps({"about": dict(about), "arrays": list(arrays)}, default=_plain)
     description = np.frombuffer(described.encode(), dtype=np.uint8)
     with whole_file(path) as file:
-        np.savez(file, allow_pickle=False, **{ABOUT: description}, **arrays)
+        np.savez(file, **{ABOUT: description}, **arrays)
 
 
 def load(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

@@ -7,6 +7,7 @@ losses. The first step of a network is launched kernel by kernel, then captured;
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -135,11 +136,13 @@ class MarginGraphs:
     def __init__(self, lib: KernelLib) -> None:
         self._lib = lib
         self._kept: dict[tuple[Any, ...], MarginSteps] = {}
+        self._lock = Lock()
 
     def run(self, problem: Problem, schedule: Array) -> Array:
-        """As `MarginSteps.run`, by those of the same key or new ones."""
-        steps = self._kept.pop(problem.key, None) or MarginSteps(self._lib, problem)
-        self._kept[problem.key] = steps  # the last used stands last
-        if len(self._kept) > GRAPHS:
-            del self._kept[next(iter(self._kept))]
-        return steps.run(problem.x, problem.y, schedule)
+        """As `MarginSteps.run`, by those of the same key or new ones; one thread after the other."""
+        with self._lock:
+            steps = self._kept.pop(problem.key, None) or MarginSteps(self._lib, problem)
+            self._kept[problem.key] = steps  # the last used stands last
+            if len(self._kept) > GRAPHS:
+                del self._kept[next(iter(self._kept))]
+            return steps.run(problem.x, problem.y, schedule)

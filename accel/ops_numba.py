@@ -15,7 +15,7 @@ from accel.buffers import Array
 from accel.losses import MarginLoss
 from accel.numba_compile import LINE, Crew, compiled_loss
 from accel.ops import Ops, Pairs, Params, check_integer, check_mixture, check_omega, mlp_widths, moments_checked
-from accel.ops_numba_sequence import NumbaSequenceOps
+from accel.ops_numba_sequence import Kept, NumbaSequenceOps
 from accel.ops_sequence import Cache
 from accel.pool import Pool
 
@@ -34,7 +34,7 @@ class NumbaOps(NumbaSequenceOps, Ops):
         if threads is not None:
             check_integer("threads", threads, 1)
         self.threads = cores() if threads is None else threads
-        self._crew, self._pool = Crew(self.threads), Pool()
+        self._crew, self._pool, self._kept = Crew(self.threads), Pool(), Kept()
 
     def tanh_forward(self, x: Array) -> tuple[Array, Cache]:
         if x.dtype != np.float32:

@@ -311,7 +311,9 @@ def test_adam_with_long_memory(ops: Ops, rest: float) -> None:
     """float32 with b2 = 1 - rest: 1 - b2 of a rounded b2 was off by 8 % at 1e-7, and 0 at 1e-8."""
     grads = np.random.default_rng(0).standard_normal((10, 300))
     exact = adam_steps(NUMPY, grads, 1 - rest, np.float64)
-    checks.assert_close(adam_steps(ops, grads, 1 - rest, np.float32), exact, checks.ADAM_FLOAT32, np.abs(exact).max())
+    checks.assert_close(
+        adam_steps(ops, grads, 1 - rest, np.float32), exact, checks.ADAM_FLOAT32, np.abs(exact).max()
+    )
 
 
 @BOTH
