@@ -69,7 +69,8 @@ def record_loss(losses: Array, step: Array, values: Array, count: int) -> Call:
 class Problem:
     """What a graph cannot change. variant: of mlp_margin_step. params, m, v (P,): changed in place.
 
-    widths: int64, on the device. x (2 B, d): the left sides above the right sides; y (B,). constants: as `accel.adam.constants` gives them.
+    widths: int64, on the device. x (2 B, d): the left sides above the right sides; y (B,).
+    constants: as `accel.adam.constants` gives them.
     """
 
     variant: str

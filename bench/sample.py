@@ -20,11 +20,13 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from accel import Ops
 from accel.sampling import draw
+from accel.streams import stream
 from accel.transformer import EMBEDDING, OUTPUT, TransformerConfig, layer_name, log_likelihood, positions
 from bench.lm import CONFIGS, first_params, flops_of_a_token
 from bench.lm_peers import peer_params, torch_block, torch_logits
 from bench.peers import import_peer
 from bench.report import Commands, add_command, check_least, chosen_ops, print_lines, refused, versions
+from bench.streams import Purpose
 from bench.timing import PAUSE, product_rate
 
 Drawn = tuple[NDArray[np.int64], NDArray[np.float64]]  # tokens (count, T), log-likelihoods (count,)
@@ -56,7 +58,7 @@ def ours(
     """This project's loop, `batch` sequences at a time."""
 
     def run(turn: int) -> Drawn:
-        rng = np.random.default_rng([seed, turn])
+        rng = stream(seed, Purpose.DRAWING, turn)
         sizes = [min(batch, count - start) for start in range(0, count, batch)]
         parts = [draw(ops, params, config, size, rng, config.max_len, EOS) for size in sizes]
         return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])

@@ -335,7 +335,7 @@ def test_what_no_run_can_have_written(tmp_path: Path, progress: dict[str, Any], 
     step = about["progress"]["step"]
     arrays["losses"] = np.resize(arrays["losses"], max(0, int(step)))
     save(path, arrays, about)
-    with pytest.raises(CheckpointError, match="how far a run is|the arrays of this run"):
+    with pytest.raises(CheckpointError, match=r"how far a run is|the arrays of this run"):
         run(path, config)
 
 

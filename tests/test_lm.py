@@ -25,6 +25,7 @@ from lm.presets import Course, Pretraining, Sizes
 from lm.pretrain import distance, pretrained
 from lm.report import STAGES
 from lm.sentences import Pairs, Written, preference_pairs, written
+from lm.streams import Purpose
 from lm.table2 import table2
 from tests import backends, checks
 from tests.checks import CLOSED_FORM, assert_close
@@ -270,12 +271,12 @@ def test_empty_bins_are_null(
     assert all(value is None for row in rows for value in row["trained"].values())
 
 
-@pytest.mark.parametrize("seed", [0, 7, 2**32, 2**40 + 1])
+@pytest.mark.parametrize("seed", [0, 7, 2**32 - 1])
 def test_nothing_that_trains_shares_random_numbers_with_held_out_sentences(tmp_path: Path, seed: int) -> None:
     """NumPy's seeds forget zeros at their end: (0, 0) is (0, 0, 0)."""
     run = experiment(tmp_path, seed=seed)
-    streams = [*product(range(300)), *product(range(5), range(120)), *product(range(5), range(120), range(5))]
-    training = {state(run.rng(*stream)) for stream in streams}
+    purposes = [purpose for purpose in Purpose if purpose != Purpose.HELD_OUT]
+    training = {state(run.rng(*words)) for words in product(purposes, range(120), range(5))}
     held_out = [state(getattr(run.corpora, model).rng) for model in MODELS]
     assert len(training.union(held_out)) == len(training) + len(MODELS)
 

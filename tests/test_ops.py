@@ -258,8 +258,8 @@ def test_many_comparisons_of_few_points(ops: Ops) -> None:
     checks.assert_float32(found[1], plain[1], exact[1])
     r, log_w = np.stack([omega, -omega]), np.log(np.array([0.3, 0.7], np.float32))
     mixed = ops.mixture_loss(r, log_w, pairs)
-    exact = NUMPY.mixture_loss(r.astype(np.float64), log_w.astype(np.float64), pairs)
-    for got, truth in zip(mixed, exact, strict=True):
+    truths = NUMPY.mixture_loss(r.astype(np.float64), log_w.astype(np.float64), pairs)
+    for got, truth in zip(mixed, truths, strict=True):
         checks.assert_close(got, truth, 16 * checks.EPS32, np.abs(truth).max())
 
 

@@ -391,7 +391,7 @@ def test_unused_memory_goes_back() -> None:
 
 
 def test_threads_hold_kernels_apart() -> None:
-    """Two threads inside `fixed` at once, the first leaves first: afterwards kernels are packed anew everywhere."""
+    """Two threads inside `fixed` at once, the first leaves first: afterwards kernels are packed anew."""
     ops, (second_in, first_out) = NumbaOps(1), (threading.Event(), threading.Event())
     rng = np.random.default_rng(0)
     x, rows, kernel = rng.standard_normal((5, 16)), rng.standard_normal((5, 16)), rng.standard_normal((16, 16))

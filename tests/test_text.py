@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -210,11 +212,13 @@ def test_what_is_kept_is_used_again(tmp_path: Path, corpora: Corpora) -> None:
 
 
 def test_a_killed_run_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Half-written sentences stand under another name, which the next run clears."""
-    (tmp_path / "kept.tmp").mkdir()
-    (tmp_path / "kept.tmp" / "training-007.ids").write_bytes(b"half")
+    """Half-written sentences stand under another name, which a run clears a day later."""
+    for name, age in (("kept.1-2.tmp", 100_000), ("kept.3-4.tmp", 0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "training-007.ids").write_bytes(b"half")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
     encode([(line, False) for line in LINES[:10]], TOKENIZER, tmp_path / "kept", 50)
-    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "kept.3-4.tmp"]
     parts, _, _ = open_encoded(tmp_path / "kept")
     assert len(parts[TRAINING]) == len([ids for ids in TOKENIZER.encode(LINES[:10]) if len(ids) <= 50])
     assert len(parts[HELD_OUT]) == 0
