@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from accel import buffers, get_ops
 from accel.buffers import Array
-from accel.checkpoint import check_same_run, load, save
+from accel.checkpoint import check_same_run, fingerprint, load, save
 from accel.minimize import Config, Store, minimize
 from accel.ops import Ops, Params
 from accel.streams import stream
@@ -113,7 +113,8 @@ class Experiment:
         gradient: params, step -> loss, flat gradient. DivergedError and CheckpointError as accel.minimize.
         """
         flat, params = buffers.flatten(first, self.ops.xp, config.dtype)
-        store = Store(self._path(name), {**self._described, **made_of})
+        start = {"first parameters": fingerprint(flat)}
+        store = Store(self._path(name), {**self._described, **made_of, **start})
         minimize(lambda step: gradient(params, step), flat, config, self.ops, store=store, label=label)
         return params
 
