@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from accel.buffers import Array
+
 Schedule = Literal["cosine", "constant"]
 SCHEDULES: tuple[Schedule, ...] = ("cosine", "constant")
 
@@ -33,7 +35,30 @@ class Adam:
 
 def unbiased_rates(lr: Sequence[float], step: int, b1: float, b2: float) -> list[tuple[float, float, float]]:
     """(rate, 1 / (1 - b1^t), 1 / (1 - b2^t)) of the steps t = step, step + 1, ..., one for each rate."""
-    return [(rate, 1.0 / (1.0 - b1**t), 1.0 / (1.0 - b2**t)) for t, rate in enumerate(lr, start=step)]
+    return [(rate, 1 / unbiased(b1, t), 1 / unbiased(b2, t)) for t, rate in enumerate(lr, start=step)]
+
+
+def unbiased(b: float, t: int) -> float:
+    """1 - b^t for 0 <= b < 1, t >= 1: what t steps have summed up of the weights of a mean. b^t is not rounded."""
+    return -math.expm1(t * math.log(b)) if b > 0 else 1.0
+
+
+def average(mean: Array, value: Array, b: float) -> None:
+    """IN PLACE mean <- b mean + (1 - b) value. Of b and 1 - b the smaller one alone is rounded to the arrays'
+    dtype: from a rounded b the other would be off by a relative eps / (1 - b)."""
+    if b > 0.5:
+        change = value - mean
+        change *= 1.0 - b
+        mean += change
+    else:
+        mean -= value
+        mean *= b
+        mean += value
+
+
+def constants(b1: float, b2: float, eps: float) -> tuple[float, float, float, float, float]:
+    """(b1, 1 - b1, b2, 1 - b2, eps), as the compiled steps take them for `average`: each is rounded by itself."""
+    return b1, 1.0 - b1, b2, 1.0 - b2, eps
 
 
 def cosine_decay(learning_rate: float, steps: int) -> Callable[[int], float]:

@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+DAY = 86_400.0  # seconds: no folder takes so long to fill
 ABOUT = "about"  # the entry that holds the description
 
 
@@ -42,17 +45,45 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     _sync_folder(path.parent)
 
 
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which is path once the block ends; where another writer was faster, path is that one's.
+
+    Files go to PATH.PID-THREAD.tmp, which then takes the name in one step. A block that fails leaves nothing; what
+    a run left that was killed in it goes a DAY later, for it could be another writer's.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{get_ident()}.tmp")  # no other writer's
+    for found in path.parent.glob(f"{path.name}.*.tmp"):
+        if found == temporary or time.time() - found.stat().st_mtime > DAY:
+            shutil.rmtree(found, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            if not path.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def save(path: str | Path, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> None:
-    """Write arrays and about (JSON) to path, by `whole_file`. ValueError for an array called "about" or "file"."""
+    """Write arrays and about (JSON) to path, by `whole_file`. ValueError for an array called "about" or "file",
+    and for arrays of Python objects."""
     path = Path(path)
     for name in (ABOUT, "file"):  # the second is NumPy's own argument
         if name in arrays:
             raise ValueError(f'no array may be called "{name}"')
+    for name, array in arrays.items():
+        if array.dtype.hasobject:
+            raise ValueError(f"{name} must hold numbers, got {array.dtype}")
     path.parent.mkdir(parents=True, exist_ok=True)
     described = json.dumps({"about": dict(about), "arrays": list(arrays)}, default=_plain)
     description = np.frombuffer(described.encode(), dtype=np.uint8)
+    entries: dict[str, Any] = {ABOUT: description, **arrays}
     with whole_file(path) as file:
-        np.savez(file, allow_pickle=False, **{ABOUT: description}, **arrays)
+        np.savez(file, **entries)
 
 
 def load(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

@@ -7,6 +7,7 @@ losses. The first step of a network is launched kernel by kernel, then captured;
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,8 @@ def record_loss(losses: Array, step: Array, values: Array, count: int) -> Call:
 class Problem:
     """What a graph cannot change. variant: of mlp_margin_step. params, m, v (P,): changed in place.
 
-    widths: int64, on the device. x (2 B, d): the left sides above the right sides; y (B,). constants: b1, b2, eps.
+    widths: int64, on the device. x (2 B, d): the left sides above the right sides; y (B,).
+    constants: as `accel.adam.constants` gives them.
     """
 
     variant: str
@@ -77,7 +79,7 @@ class Problem:
     x: Array
     y: Array
     groups: int
-    constants: tuple[float, float, float]
+    constants: tuple[float, ...]
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -135,11 +137,13 @@ class MarginGraphs:
     def __init__(self, lib: KernelLib) -> None:
         self._lib = lib
         self._kept: dict[tuple[Any, ...], MarginSteps] = {}
+        self._lock = Lock()
 
     def run(self, problem: Problem, schedule: Array) -> Array:
-        """As `MarginSteps.run`, by those of the same key or new ones."""
-        steps = self._kept.pop(problem.key, None) or MarginSteps(self._lib, problem)
-        self._kept[problem.key] = steps  # the last used stands last
-        if len(self._kept) > GRAPHS:
-            del self._kept[next(iter(self._kept))]
-        return steps.run(problem.x, problem.y, schedule)
+        """As `MarginSteps.run`, by those of the same key or new ones; one thread after the other."""
+        with self._lock:
+            steps = self._kept.pop(problem.key, None) or MarginSteps(self._lib, problem)
+            self._kept[problem.key] = steps  # the last used stands last
+            if len(self._kept) > GRAPHS:
+                del self._kept[next(iter(self._kept))]
+            return steps.run(problem.x, problem.y, schedule)

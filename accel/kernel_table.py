@@ -100,8 +100,8 @@ KERNELS = {
         ),
         Kernel("segment_sum", "segments", "T* const T* const int64* const int64* int64 int64", 128, ROW_WARPS),
         Kernel("embedding_backward", "segments", "T* const T* const int64* const int64* int", 128, 1),
-        Kernel("adam_step", "adam", "T* T* T* const T* int64 T T T T T T", 256, 256),
-        Kernel("adam_scheduled", "adam", "T* T* T* const T* const T* const int64* int64 T T T", 256, 256),
+        Kernel("adam_step", "adam", "T* T* T* const T* int64 T T T T T T T T", 256, 256),
+        Kernel("adam_scheduled", "adam", "T* T* T* const T* const T* const int64* int64 T T T T T", 256, 256),
         Kernel(
             "margin_loss",
             "margin",

@@ -19,10 +19,14 @@ MarginLoss = Callable[[Any, Any], tuple[Any, Any]]
 def logistic(margin: Any, y: Any) -> tuple[Any, Any]:
     """-log of the Bradley-Terry probability of the choice: log(1 + e^margin) - y margin. Eq. 7."""
     decay = np.exp(-np.abs(margin))  # <= 1: no overflow
-    # log(1 + e^m) = max(m, 0) + log(1 + e^-|m|)
-    value = np.maximum(margin, 0.0) + np.log1p(decay) - y * margin
-    # its slope, 1 / (1 + e^-m), has numerator 1 for m > 0 and e^m otherwise
-    slope = np.maximum(decay, margin > 0.0) / (1.0 + decay) - y
+    positive = margin > 0.0
+    # how often the side of the smaller omega was preferred: 1 - y for m > 0, y otherwise
+    upset = np.abs(positive - y)
+    # log(1 + e^m) - y m = upset |m| + log(1 + e^-|m|)
+    value = upset * np.abs(margin) + np.log1p(decay)
+    # m > 0: 1 / (1 + e^-m) - y = upset - e^-m / (1 + e^-m), where no difference of numbers near 1 is left
+    excess = upset - decay / (1.0 + decay)
+    slope = 2.0 * (positive * excess) - excess
     return value, slope
 
 

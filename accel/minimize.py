@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,12 +96,14 @@ class Store:
         arrays, about = load(self.path)
         try:
             run, progress = dict(about["run"]), about["progress"]
-            step, seconds, stopped = int(progress["step"]), float(progress["seconds"]), progress["stopped"]
+            step, seconds, stopped = progress["step"], float(progress["seconds"]), progress["stopped"]
+            check_progress(step, seconds, stopped, config.steps)
         except (KeyError, TypeError, ValueError):
             raise CheckpointError(f"{self.path} does not say how far a run is; delete it to start again") from None
         check_same_run(self.path, run, self._settings(config))
-        expected = {name: getattr(state, name).shape for name in ("params", "m", "v")}
-        if {name: value.shape for name, value in arrays.items()} != {**expected, "losses": (step,)}:
+        expected = {name: kind_of(getattr(state, name)) for name in ("params", "m", "v")}
+        losses = kind_of(state.losses[:step])
+        if {name: kind_of(value) for name, value in arrays.items()} != {**expected, "losses": losses}:
             raise CheckpointError(f"{self.path} does not hold the arrays of this run; delete it to start again")
         for name in expected:
             getattr(state, name)[...] = ops.xp.asarray(arrays[name])
@@ -112,6 +114,21 @@ class Store:
         settings = asdict(config)
         del settings["checkpoint_every"]  # how often a run is saved does not change it
         return {**settings, **self.run}
+
+
+def kind_of(array: Array) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype, which a stored array must share with the one that it fills."""
+    return array.shape, array.dtype
+
+
+def check_progress(step: Any, seconds: float, stopped: Any, steps: int) -> None:
+    """ValueError unless a run of at most `steps` steps can have come so far: by its steps it stops at the last."""
+    check_integer("step", step, 0)
+    at_end = step == steps
+    if step > steps or (stopped == "steps") != at_end or stopped not in get_args(Stopped):
+        raise ValueError(f"step must be <= {steps}, and a run stopped where it says, got {step}, {stopped!r}")
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"seconds must be >= 0, got {seconds}")
 
 
 def minimize(

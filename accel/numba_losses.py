@@ -40,6 +40,6 @@ def logistic_32(margin, y):
     u = s * s
     log_1p = TWO * s + s * u * ((((L4 * u + L3) * u + L2) * u + L1) * u + L0)
     positive = margin > ZERO
-    value = (margin if positive else ZERO) + log_1p - y * margin
-    slope = (ONE if positive else decay) / (ONE + decay) - y
-    return value, slope
+    upset = ONE - y if positive else y
+    excess = upset - decay / (ONE + decay)
+    return upset * abs(margin) + log_1p, excess if positive else -excess

@@ -53,14 +53,16 @@ def choices(sign, log_w, margins, decay, chosen, exp_less, terms, rows, dmargins
 
 @compiled
 def mixture_loss(counter, r, log_w, x_a, x_b, y, weight, exp_less, parts, dlog_w, values):
-    """r (K, n), log_w (K,) -> parts (groups, K, n) and dlog_w (groups, K), filled with 0 before: gradients, and
-    values (groups,): each adds up to the loss's. A piece is a group, as in `numba_pairs.margin_loss`."""
+    """r (K, n), log_w (K,) -> parts (groups, K, n), dlog_w (groups, K), which is 0 before: gradients, and
+    values (groups,), all float64: each adds up to the loss's. A piece is a group, as in
+    `numba_pairs.margin_loss`."""
     one, zero = r.dtype.type(1), r.dtype.type(0)
     work, rows = np.empty((4, len(r), CHUNK), r.dtype), np.empty((3, CHUNK), r.dtype)
     margins, decay, terms, dmargins = work[0], work[1], work[2], work[3]
     g = take(counter)
     while g < len(parts):
         value, end = 0.0, (g + 1) * len(y) // len(parts)
+        parts[g] = 0.0
         for start in range(g * len(y) // len(parts), end, CHUNK):
             count = min(CHUNK, end - start)
             a, b = x_a[start : start + count], x_b[start : start + count]

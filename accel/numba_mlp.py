@@ -410,7 +410,7 @@ def wait_for(done, number):
 
 
 @compiled
-def update_rows(s, slices, packed, layers, parts, adam, m, v, lr, b1, b2, eps, m_scale, v_scale):
+def update_rows(s, slices, packed, layers, parts, adam, m, v, lr, b1, c1, b2, c2, eps, m_scale, v_scale):
     """Slice s of all rows of kernels and biases: the groups' gradients added in their order, then Adam on the
     packed parameters, and the turned kernels. m, v: padded."""
     rows, start = 0, 0
@@ -427,7 +427,7 @@ def update_rows(s, slices, packed, layers, parts, adam, m, v, lr, b1, b2, eps, m
                 part = parts[g, lo:hi]
                 for j in range(len(total)):
                     total[j] += part[j]
-            adam(packed, parts[0], m, v, lo, hi, lr, b1, b2, eps, m_scale, v_scale)
+            adam(packed, parts[0], m, v, lo, hi, lr, b1, c1, b2, c2, eps, m_scale, v_scale)
             turn(packed, layer, k, min(stop, layer[D_IN]))
         start += layer[D_IN] + 1
 
@@ -435,7 +435,7 @@ def update_rows(s, slices, packed, layers, parts, adam, m, v, lr, b1, b2, eps, m
 @compiled
 def margin_steps(
     counter, done, packed, layers, matmul, x_a, x_b, y, loss, block, acts_row, widest, parts, values,
-    adam, m, v, rates, b1, b2, eps, slices,
+    adam, m, v, rates, b1, c1, b2, c2, eps, slices,
 ):  # fmt: skip
     """Steps of Adam on the mean loss, rates (steps, 3) each: lr, m_scale, v_scale -> values (steps, groups).
 
@@ -456,6 +456,6 @@ def margin_steps(
             wait_for(done, number - piece + groups)
             lr, m_scale, v_scale = rates[step]
             s = piece - groups
-            update_rows(s, slices, packed, layers, parts, adam, m, v, lr, b1, b2, eps, m_scale, v_scale)
+            update_rows(s, slices, packed, layers, parts, adam, m, v, lr, b1, c1, b2, c2, eps, m_scale, v_scale)
         take(done)
         number = take(counter)

@@ -12,13 +12,14 @@ CHUNK = 512  # comparisons a call of the loss
 
 @compiled
 def margin_loss(counter, omega, x_a, x_b, y, weight, loss, parts, values):
-    """omega (n,) -> parts (groups, n), filled with 0 before: gradients, and values (groups,): both add up to the
-    loss's. A piece is a group; a group has its own comparisons and its own gradient, so threads never meet."""
+    """omega (n,) -> parts (groups, n), float64: gradients, and values (groups,): both add up to the loss's.
+    A piece is a group; a group has its own comparisons and its own gradient, so threads never meet."""
     scratch = np.empty((2, CHUNK), omega.dtype)
     margins = np.empty(CHUNK, omega.dtype)
     g = take(counter)
     while g < len(parts):
         part, total, end = parts[g], 0.0, (g + 1) * len(y) // len(parts)
+        part[:] = 0.0
         for start in range(g * len(y) // len(parts), end, CHUNK):
             count = min(CHUNK, end - start)
             a, b = x_a[start : start + count], x_b[start : start + count]
@@ -38,10 +39,11 @@ def margin_loss(counter, omega, x_a, x_b, y, weight, loss, parts, values):
 
 @compiled
 def add_rows(parts, out):
-    """The sum of the rows of parts (groups, n) -> out (n,), in their order."""
-    for i in range(len(out)):
-        out[i] = parts[0, i]
+    """The sum of the rows of parts (groups, n) -> out (n,), in their order; the first row becomes it too."""
+    total = parts[0]
     for g in range(1, len(parts)):
         part = parts[g]
         for i in range(len(out)):
-            out[i] += part[i]
+            total[i] += part[i]
+    for i in range(len(out)):
+        out[i] = total[i]

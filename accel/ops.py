@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from accel import buffers
+from accel.adam import average, unbiased
 from accel.buffers import Array
 from accel.cublas import PRECISIONS, Precision
 from accel.losses import MarginLoss
@@ -280,11 +281,9 @@ class Ops(SequenceOps):
         """
         if step < 1:
             raise ValueError(f"step must be >= 1, got {step}")
-        m *= b1
-        m += (1.0 - b1) * grads
-        v *= b2
-        v += (1.0 - b2) * (grads * grads)
-        m_hat, v_hat = m / (1.0 - b1**step), v / (1.0 - b2**step)
+        average(m, grads, b1)
+        average(v, grads * grads, b2)
+        m_hat, v_hat = m / unbiased(b1, step), v / unbiased(b2, step)
         params -= lr * (m_hat / (self.xp.sqrt(v_hat) + eps))
 
 

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from accel.adam import unbiased_rates
+from accel.adam import constants, unbiased_rates
 from accel.buffers import Array
 from accel.cublas import Precision
 from accel.kernel_lib import KernelLib
@@ -82,7 +82,7 @@ class CupyOps(CupySamplingOps, CupyNetworkOps):
             return super().adam_step(params, grads, m, v, step, lr, b1, b2, eps)
         arrays = (params, m, v, self._dense(grads, params.dtype))
         ((_, m_scale, v_scale),) = unbiased_rates([lr], step, b1, b2)
-        scalars = (lr, b1, b2, eps, m_scale, v_scale)
+        scalars = (lr, *constants(b1, b2, eps), m_scale, v_scale)
         return self.lib.launch("adam_step", kind, len(params), *arrays, len(params), *scalars)
 
     # ----- The Transformer -----

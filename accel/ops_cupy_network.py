@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from accel import buffers, losses
-from accel.adam import unbiased_rates
+from accel.adam import constants, unbiased_rates
 from accel.buffers import Array
 from accel.cupy_graph import Launches, MarginGraphs, Problem, column_sums, margin_gradient, record_loss
 from accel.kernel_lib import KernelLib
@@ -116,8 +116,8 @@ class CupyNetworkOps(Ops):
         if variant is None or step < 1:
             return super().mlp_margin_steps(params, x_a, x_b, y, loss, m, v, step, lr, b1, b2, eps)
         x, y = self.comparisons(params, x_a, x_b, y)
-        widths, constants = self._device_widths(mlp_widths(params)), (b1, b2, eps)
-        problem = Problem(variant, (flat, m, v), widths, x, y, self.groups, constants)
+        widths = self._device_widths(mlp_widths(params))
+        problem = Problem(variant, (flat, m, v), widths, x, y, self.groups, constants(b1, b2, eps))
         schedule = unbiased_rates(lr, step, b1, b2)
         return self._graphs.run(problem, self.xp.asarray(np.array(schedule, flat.dtype).reshape(-1, 3)))
 

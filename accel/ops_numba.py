@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from accel import buffers, numba_adam, numba_matmul, numba_mixture, numba_mlp, numba_pairs, numba_softmax
-from accel.adam import unbiased_rates
+from accel.adam import constants, unbiased_rates
 from accel.buffers import Array
 from accel.losses import MarginLoss
 from accel.numba_compile import LINE, Crew, compiled_loss
 from accel.ops import Ops, Pairs, Params, check_integer, check_mixture, check_omega, mlp_widths, moments_checked
-from accel.ops_numba_sequence import NumbaSequenceOps
+from accel.ops_numba_sequence import Kept, NumbaSequenceOps
 from accel.ops_sequence import Cache
 from accel.pool import Pool
 
@@ -34,7 +34,7 @@ class NumbaOps(NumbaSequenceOps, Ops):
         if threads is not None:
             check_integer("threads", threads, 1)
         self.threads = cores() if threads is None else threads
-        self._crew, self._pool = Crew(self.threads), Pool()
+        self._crew, self._pool, self._kept = Crew(self.threads), Pool(), Kept()
 
     def tanh_forward(self, x: Array) -> tuple[Array, Cache]:
         if x.dtype != np.float32:
@@ -63,7 +63,7 @@ class NumbaOps(NumbaSequenceOps, Ops):
     def margin_loss(self, omega: Array, pairs: Pairs, loss: MarginLoss) -> tuple[Array, Array]:
         check_omega(omega, pairs)
         dtype, domega = omega.dtype, np.empty_like(omega)
-        parts, values = np.zeros((MARGIN_GROUPS, len(omega)), dtype), np.empty(MARGIN_GROUPS)
+        parts, values = self._pool.empty((MARGIN_GROUPS, len(omega)), np.float64), np.empty(MARGIN_GROUPS)
         indices = (plain(pairs.x_a, np.int64), plain(pairs.x_b, np.int64))
         inputs = (plain(omega, dtype), *indices, plain(pairs.y, dtype), plain(pairs.weight, dtype))
         pieces = min(MARGIN_GROUPS, -(-len(pairs.y) // numba_pairs.CHUNK))
@@ -74,7 +74,7 @@ class NumbaOps(NumbaSequenceOps, Ops):
     def mixture_loss(self, r: Array, log_w: Array, pairs: Pairs) -> tuple[Array, Array, Array]:
         check_mixture(r, log_w, pairs)
         dtype, dr, shape = r.dtype, np.empty(r.shape, r.dtype), (MARGIN_GROUPS, *r.shape)
-        parts, dlog_w, values = np.zeros(shape, dtype), np.zeros(shape[:2]), np.zeros(MARGIN_GROUPS)
+        parts, dlog_w, values = self._pool.empty(shape, np.float64), np.zeros(shape[:2]), np.zeros(MARGIN_GROUPS)
         indices = (plain(pairs.x_a, np.int64), plain(pairs.x_b, np.int64))
         inputs = (*(plain(value, dtype) for value in (r, log_w)), *indices)
         choices = (plain(pairs.y, dtype), plain(pairs.weight, dtype), numba_softmax.decay(dtype.str))
@@ -125,7 +125,7 @@ class NumbaOps(NumbaSequenceOps, Ops):
         sizes = (block, layout.acts, layout.widest)
         inputs = (x[: len(y)], x[len(y) :], plain(y, x.dtype), compiled_loss(loss, x.dtype.str), *sizes)
         adam = (numba_adam.adam(x.dtype.str), *moments, np.array(rates, x.dtype).reshape(-1, 3))
-        scalars, values = map(x.dtype.type, (b1, b2, eps)), np.empty((len(rates), len(parts)))
+        scalars, values = map(x.dtype.type, constants(b1, b2, eps)), np.empty((len(rates), len(parts)))
         done = np.zeros(1, np.int64)
         # fmt: off
         self._crew.run(numba_mlp.margin_steps, len(parts), done, *network, *inputs, parts, values,
@@ -150,7 +150,7 @@ class NumbaOps(NumbaSequenceOps, Ops):
         if step < 1:
             raise ValueError(f"step must be >= 1, got {step}")
         ((_, m_scale, v_scale),) = unbiased_rates([lr], step, b1, b2)
-        scalars = map(params.dtype.type, (lr, b1, b2, eps, m_scale, v_scale))
+        scalars = map(params.dtype.type, (lr, *constants(b1, b2, eps), m_scale, v_scale))
         arrays = (numba_adam.adam(params.dtype.str), params, plain(grads, params.dtype), m, v)
         self._crew.run(numba_adam.adam_step, -(-len(params) // CHUNK), *arrays, *scalars, CHUNK)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from threading import local
 from typing import Any
 
 import numpy as np
@@ -35,20 +36,27 @@ ROWS = 8  # of kept keys and values at a time
 CHUNK = 1 << 14  # numbers of a gradient that one thread adds up at a time
 
 
+class Kept(local):
+    """made: of kernels inside `fixed`, by the thread that is inside; None outside."""
+
+    made: dict[Any, Any] | None = None
+
+
 class NumbaSequenceOps(SequenceOps):
     """The part of NumbaOps that serves sequences."""
 
     _crew: Crew
     _pool: Pool
-    _kept: dict[Any, Any] | None = None  # what was made of kernels inside `fixed`
+    _kept: Kept
 
     @contextmanager
     def fixed(self) -> Iterator[None]:
-        outer, self._kept = self._kept, {} if self._kept is None else self._kept
+        kept, outer = self._kept, self._kept.made
+        kept.made = {} if outer is None else outer
         try:
             yield
         finally:
-            self._kept = outer
+            kept.made = outer
 
     # ----- Layers -----
 
@@ -283,25 +291,25 @@ class NumbaSequenceOps(SequenceOps):
     def _panels(self, kernels: Sequence[Array], turned: bool = False) -> Array:
         """Kernels of one shape, or their transposes, in panels: (kernels, K N)."""
         key = (turned, *(place(kernel) for kernel in kernels))
-        if self._kept is not None and key in self._kept:
-            return self._kept[key][0]
+        if self._kept.made is not None and key in self._kept.made:
+            return self._kept.made[key][0]
         out = self._empty((len(kernels), kernels[0].size), kernels[0])
         for kernel, row in zip(kernels, out, strict=True):
             numba_rows.pack_whole(kernel, turned, width(kernel), row)
-        if self._kept is not None:
-            self._kept[key] = out, kernels  # they stay alive, so that no other stands in their place
+        if self._kept.made is not None:
+            self._kept.made[key] = out, kernels  # they stay alive, so that no other stands in their place
         return out
 
     def _padded(self, kernel: Array, bias: Array) -> tuple[Array, Array]:
         """Panels of the output's kernel, and its bias, with the vocabulary padded to whole vectors."""
         key, n = ("padded", place(kernel), place(bias)), len(bias) + -len(bias) % WIDTH
-        if self._kept is not None and key in self._kept:
-            panels, longer = self._kept[key][0]
+        if self._kept.made is not None and key in self._kept.made:
+            panels, longer = self._kept.made[key][0]
             return panels, longer
         panels, longer = self._empty((len(kernel) * n,), kernel), self._empty((n,), kernel)
         numba_softmax.pack(kernel, bias, width(kernel), panels, longer)
-        if self._kept is not None:
-            self._kept[key] = (panels, longer), (kernel, bias)
+        if self._kept.made is not None:
+            self._kept.made[key] = (panels, longer), (kernel, bias)
         return panels, longer
 
     def _empty(self, shape: tuple[int, ...], like: Array) -> Array:

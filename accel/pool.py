@@ -19,12 +19,14 @@ class Pool:
     """Arrays that, once nobody holds them or a view of them, give their memory to the next of about their size.
 
     It keeps as much as was held at once, `room` by room: batches of many sizes share few of those. Where more than
-    `most` bytes lie unused, all of them go back to the system: the work has changed.
+    `most` bytes lie unused, all of them go back to the system: the work has changed. Threads may share it: what is
+    unused is found by trying, and counted anew, so that no number can be out of date. (No lock: memory can come
+    back at any moment, in a thread that would hold it.)
     """
 
     def __init__(self, most: int = MOST) -> None:
         self._free: defaultdict[int, list[NDArray[np.uint8]]] = defaultdict(list)
-        self._unused, self._most = 0, most
+        self._most = most
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """An array, not filled, that begins with a cache line."""
@@ -32,11 +34,9 @@ class Pool:
         if size < LEAST:
             small: NDArray[Any] = _aligned(np.empty(size + LINE, np.uint8), size).view(dtype)
             return small.reshape(shape)
-        free = self._free[room(size)]
-        if free:
-            memory = free.pop()
-            self._unused -= room(size)
-        else:
+        try:
+            memory = self._free[room(size)].pop()
+        except IndexError:
             memory = np.empty(room(size) + LINE, np.uint8)
         # an array over a buffer that is no array is the base of all its views: it goes when the last of them goes
         array: NDArray[Any] = np.frombuffer(_aligned(memory, size).data, dtype)
@@ -44,11 +44,10 @@ class Pool:
         return array.reshape(shape)
 
     def _take_back(self, memory: NDArray[np.uint8], size: int) -> None:
-        if self._unused + size > self._most:
+        unused = sum(each * len(free) for each, free in list(self._free.items()))
+        if unused + size > self._most:
             self._free.clear()
-            self._unused = 0
         self._free[size].append(memory)
-        self._unused += size
 
 
 def room(size: int) -> int:

@@ -17,6 +17,7 @@ from accel.minimize import Config, DivergedError, Stopped, Store, check_losses, 
 from accel.models import LatentValues, Model
 from accel.objectives import Objective
 from accel.ops import Ops, get_ops
+from accel.streams import stream
 
 __all__ = ["Config", "DivergedError", "Result", "evaluate", "train"]
 
@@ -69,7 +70,7 @@ def train(
     ops = get_ops("numpy") if ops is None else ops
     if not isinstance(ops, Ops):
         raise ValueError(f"ops must come from get_ops, got {ops!r}")
-    first = model.init(np.random.default_rng(config.seed)) if initial is None else initial
+    first = model.init(stream(config.seed)) if initial is None else initial
     flat, params = _flat_params(model.shapes, first, ops, config.dtype)
     store = None
     if checkpoint is not None:

@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from accel import Ops, buffers
 from accel.cublas import Precision
+from accel.streams import stream
 from accel.transformer import TransformerConfig, cross_entropy_step, preference_step, transformer_init
 from bench import lm_peers, timing
 from bench.report import (
@@ -34,6 +35,7 @@ from bench.report import (
     where,
 )
 from bench.roofline import product_rate
+from bench.streams import Purpose
 from bench.timing import CHECKED, Contender, interleave
 
 Array = NDArray[np.float32]
@@ -80,7 +82,7 @@ def flops_of_a_token(config: TransformerConfig, past: float) -> float:
 
 def draw_task(config: TransformerConfig, loss: Loss, batch: int, seed: int) -> Task:
     """Tokens uniform over all but padding, and choices by a fair coin."""
-    rng = np.random.default_rng(seed)
+    rng = stream(seed, Purpose.DATA)
     rows = batch * (2 if loss == "pref" else 1)
     tokens = rng.integers(1, config.vocab_size, (rows, config.max_len))
     return Task(config, loss, tokens, rng.integers(0, 2, batch).astype(np.float32))
@@ -88,7 +90,7 @@ def draw_task(config: TransformerConfig, loss: Loss, batch: int, seed: int) -> T
 
 def first_params(config: TransformerConfig, seed: int) -> dict[str, Array]:
     """The parameters that every contender starts from, float32."""
-    return transformer_init(np.random.default_rng(seed), config)
+    return transformer_init(stream(seed, Purpose.PARAMETERS), config)
 
 
 def ops_contender(ops: Ops, task: Task, first: dict[str, Array]) -> Contender:

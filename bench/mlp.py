@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from accel import Ops, Pairs, buffers
 from accel.losses import logistic
 from accel.mlp import WIDTHS, mlp_init
+from accel.streams import stream
 from bench import mlp_peers, timing
 from bench.report import (
     Commands,
@@ -36,6 +37,7 @@ from bench.report import (
     where,
 )
 from bench.roofline import product_rate, seconds
+from bench.streams import Purpose
 from bench.timing import CHECKED, Contender, interleave
 
 Array = NDArray[np.float32]
@@ -74,7 +76,7 @@ class Task:
 def draw_task(pairs: int, shared: bool, seed: int) -> Task:
     """Comparisons of standard normal points (of a grid over [-3, 3] where shared), y drawn by
     Bradley and Terry with omega = sin(2 x)."""
-    rng = np.random.default_rng(seed)
+    rng = stream(seed, Purpose.DATA)
     if shared:
         x = np.linspace(-3.0, 3.0, POINTS)
         x_a, x_b = rng.integers(0, POINTS, (2, pairs))
@@ -87,7 +89,7 @@ def draw_task(pairs: int, shared: bool, seed: int) -> Task:
 
 def first_params(seed: int) -> dict[str, Array]:
     """The parameters that every contender starts from, float32."""
-    drawn = mlp_init(np.random.default_rng(seed), WIDTHS)
+    drawn = mlp_init(stream(seed, Purpose.PARAMETERS), WIDTHS)
     return {name: value.astype(np.float32) for name, value in drawn.items()}
 
 

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from accel import MLP, Config, Ops, get_ops, objectives, train
 from accel.mlp import mlp_init
+from accel.streams import stream
 from bench.peers import import_peer
 from bench.report import BACKENDS, Commands, check_least
+from bench.streams import Purpose
 from reference.toy import Toy
 
 Array = NDArray[np.float64]
@@ -36,10 +38,10 @@ class Sample:
 
     @classmethod
     def draw(cls, seed: int) -> Sample:
-        toy, rng = Toy(POINTS), np.random.default_rng([seed, 1])
+        toy, rng = Toy(POINTS), stream(seed, Purpose.DATA)
         x_a = rng.integers(0, POINTS, COMPARISONS)
         x_b = (x_a + rng.integers(1, POINTS, COMPARISONS)) % POINTS
-        first = mlp_init(np.random.default_rng(seed))
+        first = mlp_init(stream(seed, Purpose.PARAMETERS))
         return cls(toy, x_a, x_b, toy.annotator.sample(x_a, x_b, rng), first)
 
     def distance(self, reward: Array) -> float:

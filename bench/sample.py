@@ -22,6 +22,7 @@ from accel.buffers import flatten
 from accel.cublas import Precision
 from accel.minimize import host
 from accel.sampling import draw
+from accel.streams import stream
 from accel.transformer import OUTPUT, TransformerConfig, log_likelihood
 from bench.lm import CONFIGS, UNITS, first_params, flops_of_a_token
 from bench.report import (
@@ -38,6 +39,7 @@ from bench.report import (
 )
 from bench.roofline import product_rate
 from bench.sample_peers import Drawn, Sampler, in_jax, in_torch
+from bench.streams import Purpose
 from bench.timing import PAUSE
 
 EOS = 2
@@ -57,7 +59,7 @@ def ours(
     """This project's loop, `batch` sequences at a time."""
 
     def run(turn: int) -> Drawn:
-        rng = np.random.default_rng([seed, turn])
+        rng = stream(seed, Purpose.DRAWING, turn)
         sizes = [min(batch, count - start) for start in range(0, count, batch)]
         parts = [draw(ops, params, config, size, rng, config.max_len, EOS) for size in sizes]
         return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])

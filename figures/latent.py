@@ -17,9 +17,11 @@ from scipy.special import rel_entr
 from accel.em import annotator_types
 from accel.models import MLP, LatentMixture
 from accel.objectives import latent_mixture
+from accel.streams import stream
 from figures import style
 from figures.curves import caption, trained_name
 from figures.numbers import Array, Numbers, Panel, Settings, peaks
+from figures.streams import Purpose
 from figures.training import PRESETS, Problem, distances_to, draw_different
 from reference.annotators import Indices
 from reference.pbde import normalize
@@ -35,7 +37,7 @@ def trained(problem: Problem, table_1: bool = False) -> tuple[list[Panel], dict[
 
     From the pretrained network, twice, at the notebook's rate; table_1: from random ones at Table 1's.
     """
-    toy, rng = problem.toy, np.random.default_rng([problem.settings.seed, 2])
+    toy, rng = problem.toy, stream(problem.settings.seed, Purpose.LATENT)
     model = LatentMixture(MLP(toy.x), 2)
     initial = model.init(rng) if table_1 else model.init_near(problem.pretrained.params, rng, NOISE)
     objective = latent_mixture(problem.pairs(toy.population))
@@ -74,7 +76,7 @@ def by_cells(problem: Problem, each: int, seed: int) -> tuple[Array, Array, floa
 
     Types are named so that both are nearest to their truths: labels may swap.
     """
-    toy, rng = problem.toy, np.random.default_rng([problem.settings.seed, 3, each, seed])
+    toy, rng = problem.toy, stream(problem.settings.seed, Purpose.ANNOTATORS, each, seed)
     cell = np.minimum(((toy.x + 10) / 20 * CELLS).astype(np.intp), CELLS - 1)
     masses = [np.exp(np.asarray(annotator.log_p)) * toy.measure for annotator in toy.population.annotators]
     truth = np.stack([np.bincount(cell, mass, CELLS) for mass in masses]).astype(np.float64)

@@ -14,8 +14,10 @@ from accel.checkpoint import fingerprint
 from accel.models import MLP, LatentMixture
 from accel.objectives import Objective, Regression
 from accel.ops import Ops, Pairs
+from accel.streams import stream
 from accel.train import Config, Result, train
 from figures.numbers import Array, Numbers, Panel, Proposal, Settings
+from figures.streams import Purpose
 from reference import Annotator, Population
 from reference.annotators import Indices
 from reference.pbde import normalize
@@ -120,7 +122,7 @@ class Problem:
         """Comparisons of support points: a sample, or all pairs with their probabilities (infinite data)."""
         if self.settings.infinite:
             return self._all_pairs(annotator)
-        rng = np.random.default_rng([self.settings.seed, 1])
+        rng = stream(self.settings.seed, Purpose.PAIRS)
         x_a, x_b = draw_different(self.q, self.preset.comparisons, rng)
         return self.ops.pairs(x_a, x_b, annotator.sample(x_a, x_b, rng), None, self.toy.n)
 
@@ -159,7 +161,7 @@ class Problem:
 
         Its file's name says what is trained and from where: another version that trains otherwise trains anew.
         """
-        initial = model.init(np.random.default_rng(config.seed)) if initial is None else initial
+        initial = model.init(stream(config.seed, Purpose.PARAMETERS)) if initial is None else initial
         told = fingerprint(label, self.describe(), config, self.settings.proposal, objective, initial)
         name = f"{label.replace(' ', '-')}-{told}.npz"
         kept = None if self.settings.folder is None else Path(self.settings.folder) / "runs" / name

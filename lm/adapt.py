@@ -18,6 +18,7 @@ from lm.preferences import LABELS, Rule, preference_loss
 from lm.presets import Course
 from lm.pretrain import pretrained
 from lm.sentences import Pairs, preference_pairs
+from lm.streams import Purpose
 
 MIXTURES = tuple(LABELS)
 
@@ -39,7 +40,7 @@ class Adapted:
 
 def labels(experiment: Experiment, pairs: Pairs, mixture: str, scale: float) -> NDArray[np.int8]:
     """(N,): who won, for all pairs, those held out too."""
-    rng = experiment.rng(3, MIXTURES.index(mixture), round(scale))
+    rng = experiment.rng(Purpose.LABELS, MIXTURES.index(mixture), round(scale))
     return LABELS[mixture](list(pairs.log_ps.values()), pairs.sentences.lengths, scale, rng)
 
 

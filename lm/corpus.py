@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accel.checkpoint import fingerprint
+from accel.streams import stream
 from lm.coffee import coffee_grammar
 from lm.encoded import HELD_OUT, TRAINING, Encoded, encode, open_encoded
 from lm.grammar import Grammar, Tokens
 from lm.lengths import LONG, MAX_LENGTH, SHORT, Tilted, long, short, whole
+from lm.streams import Purpose
 from lm.text import Text, find_text, some_lines
 from lm.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
@@ -26,7 +28,6 @@ GRAMMAR = "grammar"  # the name of the default corpus
 CACHE = Path("out/corpus")  # where tokenizers and encoded sentences are kept
 LINES = 200_000  # as many lines, drawn at random, train a tokenizer
 RANGES = {"whole": (1, MAX_LENGTH), "short": (1, SHORT), "long": (LONG, MAX_LENGTH)}  # of |x|, on text
-ASIDE = 2**32 - 1  # in seeds of held-out sentences only: (seed, 0) is (seed, 0, 0), with which `whole` is trained
 LAYOUT = 2  # of what is kept: another number, and it is made again
 
 
@@ -83,7 +84,7 @@ class ExactCorpus:
     @property
     def rng(self) -> np.random.Generator:
         """What they are drawn with."""
-        return np.random.default_rng((self.seed, ASIDE, self.stream))
+        return stream(self.seed, Purpose.HELD_OUT, self.stream)
 
 
 def grammar_corpora(grammar: Grammar, name: str = GRAMMAR, seed: int = 0) -> Corpora:
@@ -119,7 +120,7 @@ class TextCorpus:
 
     def held_out(self, count: int) -> Tokens:
         """(at most count, max_length): without replacement, in an order at random but always the same."""
-        order = np.random.default_rng(0).permutation(len(self.kept))
+        order = stream(0, Purpose.HELD_OUT).permutation(len(self.kept))
         return self.kept.take(order[:count], self.max_length)
 
 

@@ -11,8 +11,6 @@ import contextlib
 import hashlib
 import itertools
 import json
-import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from accel.checkpoint import whole_folder
 from lm.grammar import PAD, Tokens
 from lm.tokenizer import Tokenizer
 
@@ -68,12 +67,10 @@ def encode(
     Left out and counted: sentences of more than max_length tokens, those with token 0 (which would be padding),
     and those in which no piece is left.
     """
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
-    temporary.mkdir(parents=True)
     counts = {part: Counter[int]() for part in (TRAINING, HELD_OUT)}
     left_out = Counter(dict.fromkeys((TOO_LONG, UNKNOWN, EMPTY), 0))
     with (
+        whole_folder(folder) as temporary,
         contextlib.ExitStack() as files,
         tqdm(desc="encoding", unit=" lines", disable=None if progress else True, leave=False) as bar,
     ):
@@ -92,11 +89,10 @@ def encode(
                 writers[block].write(np.array(ids, dtype=dtype).tobytes())
                 counts[part][len(ids)] += 1
             bar.update(len(batch))
-    in_order = {part: sorted(count.items()) for part, count in counts.items()}
-    about = {"vocab_size": tokenizer.vocab_size, "counts": in_order, "left_out": left_out}
-    about["text"] = digest.hexdigest()[:16]
-    (temporary / "about.json").write_text(json.dumps(about))
-    os.replace(temporary, folder)
+        in_order = {part: sorted(count.items()) for part, count in counts.items()}
+        about = {"vocab_size": tokenizer.vocab_size, "counts": in_order, "left_out": left_out}
+        about["text"] = digest.hexdigest()[:16]
+        (temporary / "about.json").write_text(json.dumps(about))
 
 
 def _unfit(ids: list[int], max_length: int) -> str:

@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 
 from accel import buffers, get_ops
 from accel.buffers import Array
-from accel.checkpoint import check_same_run, load, save
+from accel.checkpoint import check_same_run, fingerprint, load, save
 from accel.minimize import Config, Store, minimize
 from accel.ops import Ops, Params
+from accel.streams import stream
 from accel.transformer import TransformerConfig, transformer_shapes
 from lm.corpus import GRAMMAR, Corpora, load_corpus
 from lm.presets import PRESETS, Preset, PresetName
+from lm.streams import Purpose
 
 MODELS = ("whole", "short", "long")
 ANNOTATORS = ("short", "long")
@@ -51,6 +53,8 @@ class Settings:
             raise ValueError(f"preset must be one of {', '.join(get_args(PresetName))}, got {self.preset!r}")
         if self.seed < 0:
             raise ValueError(f"seed must be >= 0, got {self.seed}")
+        if self.seed >= 1 << 32:
+            raise ValueError(f"seed must be < 2^32, got {self.seed}")
 
 
 @dataclass(frozen=True)
@@ -83,9 +87,9 @@ class Experiment:
     def config(self) -> TransformerConfig:
         return self.preset.sizes.config(self.corpora.vocab_size, self.corpora.max_length)
 
-    def rng(self, *stream: int) -> np.random.Generator:
-        """The random numbers of one purpose; no other has them, though `batch_of` seeds its orders with some."""
-        return np.random.default_rng((self.settings.seed, *stream))
+    def rng(self, purpose: Purpose, *numbers: int) -> np.random.Generator:
+        """The random numbers of one purpose (a `Purpose` and its numbers); no other has them."""
+        return stream(self.settings.seed, purpose, *numbers)
 
     def kept(self, name: str, made_of: Mapping[str, Any], compute: Callable[[], Arrays]) -> Arrays:
         """The arrays of the file NAME.npz; computed, and written, where it is not there.
@@ -109,7 +113,8 @@ class Experiment:
         gradient: params, step -> loss, flat gradient. DivergedError and CheckpointError as accel.minimize.
         """
         flat, params = buffers.flatten(first, self.ops.xp, config.dtype)
-        store = Store(self._path(name), {**self._described, **made_of})
+        start = {"first parameters": fingerprint(flat)}
+        store = Store(self._path(name), {**self._described, **made_of, **start})
         minimize(lambda step: gradient(params, step), flat, config, self.ops, store=store, label=label)
         return params
 
@@ -140,4 +145,4 @@ def batch_of(count: int, size: int, step: int, seed: int) -> NDArray[np.intp]:
 
 @lru_cache(maxsize=2)
 def _order(count: int, around: int, seed: int) -> NDArray[np.intp]:
-    return np.random.default_rng((seed, around)).permutation(count)
+    return stream(seed, Purpose.ORDER, around).permutation(count)

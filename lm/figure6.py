@@ -90,6 +90,12 @@ def half_and_half(pretrained: list[Lengths]) -> Array:
     return np.asarray(np.mean([p.trained for p in pretrained if p.name in ANNOTATORS], axis=0))
 
 
+def listed(found: list[int], most: int = 8) -> str:
+    """Modes as a line has room for them: at most so many."""
+    shown = ", ".join(map(str, found[:most]))
+    return f"[{shown}, ...]" if len(found) > most else f"[{shown}]"
+
+
 @dataclass(frozen=True)
 class Claim:
     """Something the paper says of Figure 6 (right), and whether it came out."""
@@ -105,13 +111,13 @@ def claims(pretrained: list[Lengths], adapted: list[Lengths]) -> list[Claim]:
     density, annotator = (smoothed_modes(law[name].trained) for name in ("density", "annotator"))
     apart = len(density) == 2 and density[0] <= SHORT and density[1] >= LONG
     return [
-        Claim(f"{EQUATIONS['density']}: two modes, <= {SHORT} and >= {LONG}: {density}", apart),
+        Claim(f"{EQUATIONS['density']}: two modes, <= {SHORT} and >= {LONG}: {listed(density)}", apart),
         Claim(
             f"{EQUATIONS['density']}: P(21-29) {middle['density']:.3f}, at most half of whole's "
             f"{middle['whole']:.3f}",
             middle["density"] <= middle["whole"] / 2,
         ),
-        Claim(f"{EQUATIONS['annotator']}: one mode: {annotator}", len(annotator) == 1),
+        Claim(f"{EQUATIONS['annotator']}: one mode: {listed(annotator)}", len(annotator) == 1),
         Claim(
             f"{EQUATIONS['annotator']}: P(21-29) {middle['annotator']:.3f}, more than short's "
             f"{middle['short']:.3f} and long's {middle['long']:.3f}",

@@ -15,6 +15,7 @@ from accel.transformer import cross_entropy_step, log_likelihood, transformer_in
 from lm.corpus import Corpus
 from lm.experiment import MODELS, Experiment, batch_of
 from lm.grammar import Tokens, sentence_lengths
+from lm.streams import Purpose
 
 
 def corpus_of(experiment: Experiment, model: str) -> Corpus:
@@ -30,13 +31,13 @@ def pretrained(experiment: Experiment, model: str) -> Params:
 
     @cache
     def sentences() -> Tokens:
-        return corpus_of(experiment, model).sample(preset.sentences, experiment.rng(0, index))
+        return corpus_of(experiment, model).sample(preset.sentences, experiment.rng(Purpose.SENTENCES, index))
 
     def gradient(params: Params, step: int) -> tuple[Array, Array]:
         batch = sentences()[batch_of(len(sentences()), preset.batch, step, seed)]
         return cross_entropy_step(experiment.ops, params, batch, experiment.config)
 
-    first = transformer_init(experiment.rng(1, index), experiment.config)
+    first = transformer_init(experiment.rng(Purpose.PARAMETERS, index), experiment.config)
     # fmt: off
     config = Config(preset.steps, preset.learning_rate, seed=seed, adam=Adam(b2=preset.b2), log_every=16,
                     checkpoint_every=256)

@@ -18,6 +18,7 @@ from lm.encoded import ids_dtype
 from lm.experiment import ANNOTATORS, MODELS, Arrays, Experiment
 from lm.grammar import EOS, Tokens, sentence_lengths
 from lm.pretrain import pretrained
+from lm.streams import Purpose
 
 PART = 4096  # sentences in a file: what a killed run loses at most
 AT_ONCE = 1024  # sentences that are drawn together: memory for their keys and values is what it costs
@@ -54,7 +55,7 @@ def written(experiment: Experiment, params: Params, name: str, count: int, strea
 
     def part_of(part: int, size: int) -> Arrays:
         def draw() -> Arrays:
-            rng = experiment.rng(2, stream, part)
+            rng = experiment.rng(Purpose.WRITING, stream, part)
             found = sample(
                 experiment.ops, params, config, size, rng, config.max_len, eos=EOS, batch=AT_ONCE, progress=True
             )

@@ -17,6 +17,7 @@ SATURATED = 1e-9  # log densities of a thousand nats: the margins themselves are
 MINIMUM = 1e-9  # a loss of hinges, relative to 1 + |loss|: duality gaps come down to 1e-13, HiGHS to 1e-10
 MINIMISER = 1e-6  # log p of such a minimum: where the loss is smooth, a gap of 1e-13 moves it by the square root
 BACKENDS = 1e-13  # two orders of summation in float64, up to some hundred terms, relative to the largest value
+ADAM_FLOAT32 = 1e-6  # ten steps of Adam in float32, relative to the largest change: about eight roundings of each
 TANH_ULP = 2.0  # the compiled float32 tanh: what its head comment promises
 FOURIER = (
     1e-9  # sums of hundreds of nats over a grid whose every place a Fourier transform rounds at 1e-16 .. 1e-12

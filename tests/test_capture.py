@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from accel.adam import constants
 from accel.kernel_lib import CupyLib
 from tests import backends
 from tests.shim import device
@@ -25,7 +26,7 @@ def test_a_record_keeps_the_numbers_of_its_capture() -> None:
     grads, state = device.xp.full(3, 1.0), [device.xp.full(3, 0.0) for _ in range(3)]
 
     def step() -> None:
-        lib.launch("adam_step", "double", 3, *state, grads, 3, next(numbers), 0.0, 0.0, 0.0, 1.0, 1.0)
+        lib.launch("adam_step", "double", 3, *state, grads, 3, next(numbers), *constants(0.0, 0.0, 0.0), 1.0, 1.0)
 
     graph = lib.capture(step)
     assert not state[0].get().any()

@@ -122,6 +122,8 @@ def test_other_files(tmp_path: Path) -> None:
         save(tmp_path / "run.npz", {"about": np.zeros(2)}, {})
     with pytest.raises(ValueError, match='no array may be called "file"'):
         save(tmp_path / "run.npz", {"file": np.zeros(2)}, {})
+    with pytest.raises(ValueError, match="a must hold numbers, got object"):
+        save(tmp_path / "run.npz", {"a": np.array([None])}, {})
     with pytest.raises(TypeError, match="about must hold plain values, got object"):
         save(tmp_path / "run.npz", {}, {"what": object()})
 
@@ -301,3 +303,47 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with whole_file(path) as file:
         file.write(b"new")
     assert [(found.name, found.read_bytes()) for found in tmp_path.iterdir()] == [("kept", b"new")]
+
+
+@pytest.mark.parametrize(
+    ("progress", "dtype"),
+    [
+        ({"step": 50.0}, "float32"),
+        ({"step": -1}, "float32"),
+        ({"step": 500}, "float32"),
+        ({"stopped": "steps"}, "float32"),
+        ({"stopped": "tired"}, "float32"),
+        ({"stopped": None}, "float32"),
+        ({"seconds": float("nan")}, "float32"),
+        ({"seconds": -1.0}, "float32"),
+        ({}, "float64"),
+        ({}, "int32"),
+    ],
+)
+def test_what_no_run_can_have_written(tmp_path: Path, progress: dict[str, Any], dtype: str) -> None:
+    """A step, an end, a time or a dtype that is not this run's is refused, not taken over."""
+    path = tmp_path / "run.npz"
+    half = run(tmp_path / "half.npz", replace(CONFIG, steps=100, schedule="constant"))
+    config = replace(CONFIG, schedule="constant")
+    run(path, config)
+    arrays, about = load(tmp_path / "half.npz")
+    about["run"], about["progress"]["stopped"] = load(path)[1]["run"], ""
+    save(path, arrays, about)
+    assert run(path, config).losses[:100].tobytes() == half.losses.tobytes()  # so far it is what this run writes
+    about["progress"] |= progress
+    arrays["params"] = arrays["params"].astype(dtype)
+    step = about["progress"]["step"]
+    arrays["losses"] = np.resize(arrays["losses"], max(0, int(step)))
+    save(path, arrays, about)
+    with pytest.raises(CheckpointError, match=r"how far a run is|the arrays of this run"):
+        run(path, config)
+
+
+def test_other_first_parameters_are_another_run(tmp_path: Path) -> None:
+    """A run from other first parameters does not go on from the checkpoint."""
+    model = MLP(np.linspace(-1, 1, 40), (1, 16, 16, 1))
+    first, other = (model.init(np.random.default_rng(seed)) for seed in (1, 2))
+    run(tmp_path / "run.npz", initial=first)
+    assert run(tmp_path / "run.npz", initial=first).steps == CONFIG.steps
+    with pytest.raises(CheckpointError, match="belongs to another run: first parameters"):
+        run(tmp_path / "run.npz", initial=other)

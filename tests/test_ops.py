@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from decimal import Decimal, localcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from accel import Ops, buffers, get_ops
+from accel.adam import unbiased
 from accel.losses import logistic
+from accel.ops import Pairs
 from accel.ops_numba import NumbaOps
 from reference.networks import directional_derivative, mlp, mlp_init, softplus
 from tests import checks
+from tests.backends import OnDevice
 
 ROOT = Path(__file__).parents[1]
 NUMPY = Ops()
@@ -228,6 +232,37 @@ def test_mixture_loss_in_float32(seed: int, n: int, count: int, components: int,
         checks.assert_float32(got, oracle, truth, scale)
 
 
+@BOTH
+@pytest.mark.parametrize("margin", [1.0, 5.0, 16.0, 40.0, 86.0])
+def test_logistic_of_a_sure_choice(ops: Ops, margin: float) -> None:
+    """log(1 + e^-m) and -1 / (1 + e^m) relative to themselves: not 1 / (1 + e^-m) - 1, which is 0 from 17 on."""
+    omega, pairs = np.array([margin, 0.0], np.float32), ops.pairs([0], [1], [1.0], None, 2)
+    value, domega = ops.margin_loss(omega, pairs, logistic)
+    decay = np.exp(-margin)
+    slope = -decay / (1 + decay)
+    assert abs(value - np.log1p(decay)) <= 4 * checks.EPS32 * np.log1p(decay)
+    checks.assert_close(domega, [slope, -slope], 4 * checks.EPS32, -slope)
+
+
+@BOTH
+def test_many_comparisons_of_few_points(ops: Ops) -> None:
+    """2^20 comparisons of 3 points in float32: their gradients were added one by one, to an error of 1e-4."""
+    rng, count = np.random.default_rng(0), 1 << (13 if isinstance(ops, OnDevice) else 20)  # the shim is slow
+    x_a = rng.integers(0, 3, count)
+    x_b = (x_a + rng.integers(1, 3, count)) % 3
+    pairs = Pairs(3, x_a, x_b, rng.random(count), np.full(count, 1 / count), float(count))
+    omega = np.array([0.3, -1.0, 0.5], np.float32)
+    plain, exact = (NUMPY.margin_loss(omega.astype(dtype), pairs, logistic) for dtype in (np.float32, np.float64))
+    found = ops.margin_loss(omega, pairs, logistic)
+    checks.assert_float32(found[0], plain[0], exact[0])
+    checks.assert_float32(found[1], plain[1], exact[1])
+    r, log_w = np.stack([omega, -omega]), np.log(np.array([0.3, 0.7], np.float32))
+    mixed = ops.mixture_loss(r, log_w, pairs)
+    truths = NUMPY.mixture_loss(r.astype(np.float64), log_w.astype(np.float64), pairs)
+    for got, truth in zip(mixed, truths, strict=True):
+        checks.assert_close(got, truth, 16 * checks.EPS32, np.abs(truth).max())
+
+
 @pytest.mark.parametrize("margin", [-86.0, -40.0, -5.0, -1e-3, 0.0, 1e-3, 5.0, 16.0, 200.0])
 def test_logistic_tails_in_float32(margin: float) -> None:
     """Where the loss and its slope are tiny, they are accurate relative to themselves."""
@@ -259,6 +294,47 @@ def test_adam(dtype: Any) -> None:
             checks.assert_close(flat, expected, checks.CLOSED_FORM)
     if dtype is np.float32:
         checks.assert_float32(found[0], found[1], expected)
+
+
+def adam_steps(ops: Ops, all_grads: Array, b2: float, dtype: Any) -> Array:
+    """Where Adam comes to from 0, a row of gradients a step."""
+    flat, grads = np.zeros(all_grads.shape[1], dtype), all_grads.astype(dtype)
+    moments = np.zeros((2, flat.size), dtype)
+    for t, row in enumerate(grads, start=1):
+        ops.adam_step(flat, row, moments[0], moments[1], t, 0.01, 0.9, b2, 1e-8)
+    return flat
+
+
+@BOTH
+@pytest.mark.parametrize("rest", [1e-3, 1e-6, 1e-7, 1e-8])
+def test_adam_with_long_memory(ops: Ops, rest: float) -> None:
+    """float32 with b2 = 1 - rest: 1 - b2 of a rounded b2 was off by 8 % at 1e-7, and 0 at 1e-8."""
+    grads = np.random.default_rng(0).standard_normal((10, 300))
+    exact = adam_steps(NUMPY, grads, 1 - rest, np.float64)
+    checks.assert_close(
+        adam_steps(ops, grads, 1 - rest, np.float32), exact, checks.ADAM_FLOAT32, np.abs(exact).max()
+    )
+
+
+@BOTH
+@pytest.mark.parametrize("b", [0.0, 0.3, 0.999, 1 - 1e-7])
+def test_adam_stays_where_it_settles(ops: Ops, b: float) -> None:
+    """A constant gradient g leaves m = g, v = g^2 as they are: the weights b and 1 - b add up to 1 exactly."""
+    params, grads = np.random.default_rng(0).standard_normal((2, 300)).astype(np.float32)
+    m, v = grads.copy(), grads * grads
+    for t in range(1000, 1100):
+        ops.adam_step(params, grads, m, v, t, 0.01, b, b, 1e-8)
+    assert np.array_equal(m, grads)
+    assert np.array_equal(v, grads * grads)
+
+
+def test_unbiased() -> None:
+    """1 - b^t against 60 digits, to 4 roundings: t steps of memories from 0 to 10^15."""
+    with localcontext(prec=60):
+        for b in (0.0, 1e-3, 0.5, 0.9, 0.999, 1 - 1e-8, 1 - 1e-15):
+            for t in (1, 2, 1000, 10**7):
+                exact = 1 - Decimal(b) ** t
+                assert abs(Decimal(unbiased(b, t)) - exact) <= Decimal(4 * 2.0**-53) * exact
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gc
 import math
+import sys
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -385,3 +388,58 @@ def test_unused_memory_goes_back() -> None:
         assert sum(len(memory) for free in pool._free.values() for memory in free) <= (1 << 20) + 8 * LINE
     places = {pool.empty((1 << 17,), np.uint8).ctypes.data for _ in range(5)}
     assert len(places) == 1
+
+
+def test_threads_hold_kernels_apart() -> None:
+    """Two threads inside `fixed` at once, the first leaves first: afterwards kernels are packed anew."""
+    ops, (second_in, first_out) = NumbaOps(1), (threading.Event(), threading.Event())
+    rng = np.random.default_rng(0)
+    x, rows, kernel = rng.standard_normal((5, 16)), rng.standard_normal((5, 16)), rng.standard_normal((16, 16))
+
+    def first() -> None:
+        with ops.fixed():
+            ops.matmul_add_forward(x, rows, kernel)
+            assert second_in.wait(10)
+        first_out.set()
+
+    def second() -> None:
+        with ops.fixed():
+            second_in.set()
+            assert first_out.wait(10)
+
+    with ThreadPoolExecutor(2) as threads:
+        for future in [threads.submit(first), threads.submit(second)]:
+            future.result()
+    for _ in range(2):
+        checks.assert_close(ops.matmul_add_forward(x, rows, kernel)[0], x + rows @ kernel, checks.BACKENDS)
+        kernel *= 2
+
+
+def test_threads_share_a_pool() -> None:
+    """Eight threads that take and give back memory of one size: nobody's is given to another, nobody fails."""
+    pool, interval = Pool(), sys.getswitchinterval()
+
+    def work(number: int) -> None:
+        for _ in range(2000):
+            array = pool.empty((1 << 14,), np.int64)
+            array[::512] = number
+            assert (array[::512] == number).all()
+
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(work, range(8)))
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_the_last_memory_may_go_to_another_thread() -> None:
+    """Between the look and the take: `Taken` says that there is some, and has none."""
+
+    class Taken(list[Any]):
+        def __len__(self) -> int:
+            return 1
+
+    pool = Pool()
+    pool._free[room(1 << 17)] = Taken()
+    assert pool.empty((1 << 17,), np.uint8).shape == (1 << 17,)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ def coffee_lines(count: int, seed: int = 0) -> list[str]:
     return [grammar.text(row) for row in whole(grammar).sample(count, np.random.default_rng(seed))]
 
 
+ROOT = Path(__file__).parents[1]
 LINES = coffee_lines(3000)
 TOKENIZER = train_tokenizer(LINES, 200)
 
@@ -208,11 +212,13 @@ def test_what_is_kept_is_used_again(tmp_path: Path, corpora: Corpora) -> None:
 
 
 def test_a_killed_run_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Half-written sentences stand under another name, which the next run clears."""
-    (tmp_path / "kept.tmp").mkdir()
-    (tmp_path / "kept.tmp" / "training-007.ids").write_bytes(b"half")
+    """Half-written sentences stand under another name, which a run clears a day later."""
+    for name, age in (("kept.1-2.tmp", 100_000), ("kept.3-4.tmp", 0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "training-007.ids").write_bytes(b"half")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
     encode([(line, False) for line in LINES[:10]], TOKENIZER, tmp_path / "kept", 50)
-    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "kept.3-4.tmp"]
     parts, _, _ = open_encoded(tmp_path / "kept")
     assert len(parts[TRAINING]) == len([ids for ids in TOKENIZER.encode(LINES[:10]) if len(ids) <= 50])
     assert len(parts[HELD_OUT]) == 0
@@ -404,3 +410,42 @@ def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ImportError, match=r"text corpora need sentencepiece; pip install 'pbde\[text\]'"):
         train_tokenizer(LINES)
     assert load_corpus().vocab_size > 200
+
+
+ENCODE = """
+import sys, time
+from pathlib import Path
+from lm.encoded import encode, open_encoded
+
+folder, own, other = (Path(name) for name in sys.argv[1:])
+
+class Words:
+    vocab_size = 50
+    def encode(self, lines):
+        return [[3] * len(line) + [2] for line in lines]
+
+def lines():
+    for k in range(3 * 4096):
+        if k == 4096:
+            own.touch()
+            while not other.exists():
+                time.sleep(0.01)
+        yield "word"[: 1 + k % 4], k % 3 == 0
+
+encode(lines(), Words(), folder, 10)
+assert [len(part) for part in open_encoded(folder)[0].values()] == [2 * 4096, 4096]
+"""
+
+
+def test_two_processes_encode_one_text(tmp_path: Path) -> None:
+    """Both are in the middle of it at once: both succeed, the folder is whole, and nothing else is left."""
+    names, folder = (str(tmp_path / "a"), str(tmp_path / "b")), tmp_path / "cache" / "text"
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", ENCODE, str(folder), *order], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        )
+        for order in (names, names[::-1])
+    ]
+    assert [(run.communicate(timeout=60)[1], run.returncode) for run in runs] == [("", 0)] * 2
+    assert [len(part) for part in open_encoded(folder)[0].values()] == [2 * 4096, 4096]
+    assert [path.name for path in folder.parent.iterdir()] == ["text"]

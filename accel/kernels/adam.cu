@@ -1,9 +1,15 @@
-// Adam in place on number i. unbias_m = 1 / (1 - b1^t), unbias_v = 1 / (1 - b2^t). What a compiler may fuse or not is
-// written as fma: the same bits in every kernel.
+// b mean + c value with c = 1 - b, both rounded from double: 1 - b of a rounded b is off by eps / (1 - b). Of the two
+// the larger one, which rounding takes away from 1, is not used.
+template <typename T> __device__ T averaged(T mean, T value, T b, T c) {
+    return c < b ? fma(c, value - mean, mean) : fma(b, mean - value, value);
+}
+
+// Adam in place on number i. c1 = 1 - b1, c2 = 1 - b2, unbias_m = 1 / (1 - b1^t), unbias_v = 1 / (1 - b2^t). What a
+// compiler may fuse or not is written as fma: the same bits in every kernel.
 template <typename T>
-__device__ void adam_update(int64 i, T* params, T* m, T* v, const T* grads, T lr, T b1, T b2, T eps, T unbias_m,
-                            T unbias_v) {
-    T grad = grads[i], first = fma(b1, m[i], (1 - b1) * grad), second = fma(b2, v[i], (1 - b2) * (grad * grad));
+__device__ void adam_update(int64 i, T* params, T* m, T* v, const T* grads, T lr, T b1, T c1, T b2, T c2, T eps,
+                            T unbias_m, T unbias_v) {
+    T grad = grads[i], first = averaged(m[i], grad, b1, c1), second = averaged(v[i], grad * grad, b2, c2);
     m[i] = first;
     v[i] = second;
     params[i] = fma(-lr, first * unbias_m / (sqrt(second * unbias_v) + eps), params[i]);
@@ -11,19 +17,19 @@ __device__ void adam_update(int64 i, T* params, T* m, T* v, const T* grads, T lr
 
 // One step, its numbers from the host.
 template <typename T>
-__global__ void adam_step(T* params, T* m, T* v, const T* grads, int64 size, T lr, T b1, T b2, T eps, T unbias_m,
-                          T unbias_v) {
+__global__ void adam_step(T* params, T* m, T* v, const T* grads, int64 size, T lr, T b1, T c1, T b2, T c2, T eps,
+                          T unbias_m, T unbias_v) {
     int64 i = thread_of_grid();
     if (i >= size) return;
-    adam_update(i, params, m, v, grads, lr, b1, b2, eps, unbias_m, unbias_v);
+    adam_update(i, params, m, v, grads, lr, b1, c1, b2, c2, eps, unbias_m, unbias_v);
 }
 
 // The same, its numbers from row *step of schedule [steps][3]: lr, unbias_m, unbias_v.
 template <typename T>
 __global__ void adam_scheduled(T* params, T* m, T* v, const T* grads, const T* schedule, const int64* step,
-                               int64 size, T b1, T b2, T eps) {
+                               int64 size, T b1, T c1, T b2, T c2, T eps) {
     int64 i = thread_of_grid();
     if (i >= size) return;
     const T* now = schedule + 3 * *step;
-    adam_update(i, params, m, v, grads, now[0], b1, b2, eps, now[1], now[2]);
+    adam_update(i, params, m, v, grads, now[0], b1, c1, b2, c2, eps, now[1], now[2]);
 }

@@ -2,9 +2,9 @@
 
 struct Logistic {
     template <typename T> __device__ static T of(T margin, T y, T& slope) {
-        T decay = exp(-fabs(margin));
-        slope = (margin > 0 ? T(1) : decay) / (1 + decay) - y;
-        return (margin < 0 ? T(0) : margin) + log1p(decay) - y * margin;
+        T decay = exp(-fabs(margin)), upset = margin > 0 ? 1 - y : y, excess = upset - decay / (1 + decay);
+        slope = margin > 0 ? excess : -excess;
+        return upset * fabs(margin) + log1p(decay);
     }
 };
 

@@ -18,8 +18,8 @@ template <typename T>
 __global__ void embedding_backward(T* dtable, const T* dout, const int64* order, const int64* starts, int channels) {
     int64 token = blockIdx.x;
     for (int c = threadIdx.x; c < channels; c += blockDim.x) {
-        T sum = 0;
-        for (int64 i = starts[token]; i < starts[token + 1]; ++i) sum += dout[order[i] * channels + c];
-        dtable[token * channels + c] = sum;
+        double sum = 0;  // of a frequent token's many rows
+        for (int64 i = starts[token]; i < starts[token + 1]; ++i) sum += (double)dout[order[i] * channels + c];
+        dtable[token * channels + c] = (T)sum;
     }
 }

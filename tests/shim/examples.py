@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accel import Ops, losses
+from accel.adam import constants
 from accel.kernel_table import LOSSES
 from accel.ops_cupy import CupyOps
 from accel.packing import pack
@@ -156,7 +157,7 @@ def scheduled(ops: CupyOps, size: int) -> tuple[Array, ...]:
     rows = np.full((4, 3), np.nan)
     rows[2] = 0.01, 1 / (1 - 0.8**3), 1 / (1 - 0.9**3)
     state, now = [put(part) for part in (params, m, v * v)], (put(rows), put(np.array([2])))
-    ops.lib.launch("adam_scheduled", "double", size, *state, put(grads), *now, size, 0.8, 0.9, 1e-3)
+    ops.lib.launch("adam_scheduled", "double", size, *state, put(grads), *now, size, *constants(0.8, 0.9, 1e-3))
     return tuple(part.get() for part in state)
 
 
