@@ -28,7 +28,7 @@ def jax_contender(task: Task, params: Mapping[str, Any], threads: int, looped: b
     jnp = jax.numpy
     layers = len(params) // 2
     x, y = jnp.asarray(task.x), jnp.asarray(task.y)
-    a, b = jnp.asarray(task.x_a), jnp.asarray(task.x_b)
+    a, b, weight = jnp.asarray(task.x_a), jnp.asarray(task.x_b), jnp.asarray(task.weight)
 
     def mlp(p: Any, x: Any) -> Any:
         for i in range(layers):
@@ -38,7 +38,8 @@ def jax_contender(task: Task, params: Mapping[str, Any], threads: int, looped: b
     def loss(p: Any) -> Any:
         omega = mlp(p, x)
         margin = omega[a] - omega[b] if task.shared else omega[: len(y)] - omega[len(y) :]
-        return jnp.mean(jax.nn.softplus(margin) - y * margin)
+        values = jax.nn.softplus(margin) - y * margin
+        return weight @ values if task.shared else jnp.mean(values)
 
     def step(state: Any) -> Any:
         p, m, v, t = state
@@ -81,7 +82,9 @@ def torch_contender(task: Task, params: Mapping[str, Any], threads: int) -> Cont
     torch.set_num_threads(threads)
     p = {name: torch.tensor(value, requires_grad=True) for name, value in params.items()}
     optimizer = torch.optim.Adam(p.values(), lr=task.lr, betas=(B1, B2), eps=EPS, fused=True)
-    x, y, a, b = (torch.from_numpy(value.copy()) for value in (task.x, task.y, task.x_a, task.x_b))
+    arrays = (task.x, task.y, task.x_a, task.x_b, task.weight)
+    x, y, a, b, weight = (torch.from_numpy(value.copy()) for value in arrays)
+    mean = {"weight": weight, "reduction": "sum"} if task.shared else {}
 
     def omega() -> Any:
         rows = x
@@ -95,7 +98,7 @@ def torch_contender(task: Task, params: Mapping[str, Any], threads: int) -> Cont
             optimizer.zero_grad(set_to_none=True)
             energy = omega()
             margin = energy[a] - energy[b] if task.shared else energy[: len(y)] - energy[len(y) :]
-            value = torch.nn.functional.binary_cross_entropy_with_logits(margin, y)
+            value = torch.nn.functional.binary_cross_entropy_with_logits(margin, y, **mean)
             value.backward()
             optimizer.step()
         return float(value.detach().numpy().astype(np.float64))

@@ -14,6 +14,7 @@ import pytest
 from accel import buffers
 from accel.checkpoint import CheckpointError, save
 from accel.sampling import Samples
+from accel.transformer import log_likelihood
 from lm import presets
 from lm.__main__ import main
 from lm.adapt import adapted, held_out_loss, labels
@@ -154,6 +155,22 @@ def test_adaptation_lowers_the_loss(tmp_path: Path) -> None:
     twice = np.tile(y[: TINY.pairs], 2)
     before, after = (held_out_loss(run, p, seen, twice, 50.0) for p in (pretrained(run, "whole"), found.params))
     assert after < before
+
+
+def test_the_held_out_loss_is_of_the_last_pairs_and_their_labels(tmp_path: Path) -> None:
+    """Eq. 7 by hand on those pairs: neither sentences nor labels of those adapted on matter."""
+    run = experiment(tmp_path)
+    pairs, params, count = preference_pairs(run), pretrained(run, "whole"), TINY.pairs
+    y = labels(run, pairs, "density", 50.0)
+    tokens = pairs.sentences.tokens[2 * count :]
+    rate = 50.0 * log_likelihood(run.ops, params, tokens, run.config) / np.count_nonzero(tokens, axis=1)
+    win = 1 / (1 + np.exp(rate[1::2] - rate[0::2]))
+    last = y[count:]
+    assert 0 < last.sum() < len(last)
+    expected = -np.mean(np.log(np.where(last == 1, win, 1 - win)))
+    assert_close(held_out_loss(run, params, pairs, y, 50.0), expected, CLOSED_FORM)
+    others = np.concatenate([1 - y[:count], last])
+    assert held_out_loss(run, params, pairs, others, 50.0) == held_out_loss(run, params, pairs, y, 50.0)
 
 
 def test_kl_of_a_model_is_the_mean_over_exact_sentences(tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 from numpy.typing import NDArray
 
-from accel import buffers
+from accel import buffers, numba_softmax
+from accel.numba_compile import OPTIONS
 from accel.ops import Ops
 from accel.ops_numba import NumbaOps
 from accel.packing import pack
@@ -385,3 +387,11 @@ def test_unused_memory_goes_back() -> None:
         assert sum(len(memory) for free in pool._free.values() for memory in free) <= (1 << 20) + 8 * LINE
     places = {pool.empty((1 << 17,), np.uint8).ctypes.data for _ in range(5)}
     assert len(places) == 1
+
+
+def test_small_weights_of_a_softmax_count() -> None:
+    """Down to e^-87 of the largest: compiled float32 exponentials are right to some roundings of themselves."""
+    x = -np.linspace(0.0, 86.9, 64, dtype=np.float32)
+    found = x.copy()
+    njit(**OPTIONS)(numba_softmax.decay_32_over)(found, np.float32(0))
+    checks.assert_close(found / np.exp(x.astype(np.float64)), np.ones(64), checks.FLOAT32_STORED)
