@@ -85,9 +85,8 @@ def draw_task(pairs: int, shared: bool, seed: int) -> Task:
     if shared:
         merged = Ops().pairs(x_a, x_b, y, None, POINTS)
         x_a, x_b, y, weight = merged.x_a, merged.x_b, merged.y, merged.weight
-    return Task(
-        x[:, None].astype(np.float32), x_a, x_b, *(part.astype(np.float32) for part in (y, weight)), shared
-    )
+    y, weight = y.astype(np.float32), weight.astype(np.float32)
+    return Task(x[:, None].astype(np.float32), x_a, x_b, y, weight, shared)
 
 
 def first_params(seed: int) -> dict[str, Array]:

@@ -1,4 +1,4 @@
-"""The table of `python -m tests.mutants`: name, file, what stands there, what takes its place, the tests that kill it.
+"""The table of `python -m tests.mutants`: name, file, what stands there, what replaces it, the tests that kill it.
 
 tests/test_mutants.py keeps it whole: a line that is changed or moved must be changed here too.
 """

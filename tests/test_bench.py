@@ -71,7 +71,7 @@ def test_missing_peers_are_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 @pytest.mark.parametrize("peer", ["jax", "torch"])
 @pytest.mark.parametrize("shared", [False, True])
 def test_peers_train_alike(peer: str, shared: bool) -> None:
-    """Where they are installed. 2,000 comparisons of few points: some are merged, with weights above the others'."""
+    """Where they are installed. 2,000 comparisons of few points: some are merged, and weigh more."""
     pytest.importorskip(peer)
     task, first = mlp.draw_task(2000 if shared else 50, shared, 0), mlp.first_params(0)
     make = peers.jax_contender if peer == "jax" else peers.torch_contender
@@ -320,7 +320,7 @@ def test_wrong_steps_of_adam_are_not_timed(wrong: str) -> None:
     """It works in place: one that does nothing, goes by the gradient, or leaves a moment as it was."""
 
     class Wrong(Ops):
-        def adam_step(self, params: Any, grads: Any, m: Any, v: Any, step: int, lr: float, *others: Any) -> None:  # type: ignore[override]
+        def adam_step(self, params: Any, grads: Any, m: Any, v: Any, step: int, lr: float, *others: Any) -> None:
             if wrong == "gradient":
                 params += 5 * lr * grads
             if wrong in ("nothing", "gradient"):

@@ -64,7 +64,7 @@ def exact() -> Exact:
 EXACT = exact()
 
 
-def chi_squared(observed: Array, expected: Array) -> float:
+def chi_squared(observed: NDArray[Any], expected: NDArray[Any]) -> float:
     """The p-value of counts against what is expected of them: neighbours are one cell until it expects LEAST."""
     cells, room = [np.zeros(2)], float(expected.sum())
     for pair in zip(observed, expected, strict=True):
@@ -83,7 +83,7 @@ def p_values(found: list[Samples]) -> dict[str, float]:
 
     def counts(values: NDArray[Any], exactly: NDArray[Any], size: int) -> float:
         expected = len(tokens) * np.bincount(exactly, EXACT.prob, size)
-        return chi_squared(np.bincount(values, minlength=size).astype(np.float64), expected)
+        return chi_squared(np.bincount(values, minlength=size), expected)
 
     which = np.argsort(-EXACT.prob)[:WHOLE]
     rank = {EXACT.tokens[i].tobytes(): k for k, i in enumerate(which)}
