@@ -773,13 +773,13 @@ MUTANTS = (
         "reference/targets.py",
         "(1 - alpha) * pre + alpha * p",
         "alpha * pre + (1 - alpha) * p",
-        "tests/test_optimum.py",
+        "tests/test_command_line.py tests/test_train.py",
     ),
     Mutant(
         "IPO target: factor 2",
         "reference/targets.py",
         "(prob - prob.T) / (2 * tau)",
         "(prob - prob.T) / tau",
-        "tests/test_optimum.py",
+        "tests/test_command_line.py tests/test_train.py",
     ),
 )

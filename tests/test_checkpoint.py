@@ -160,6 +160,8 @@ def test_fingerprints_tell_data_apart() -> None:
     assert base == fingerprint(np.arange(6.0))
     others = [np.arange(6.0)[::-1], np.arange(6.0, dtype=np.float32), np.arange(6.0).reshape(2, 3), list(range(6))]
     assert len({base, *map(fingerprint, others)}) == 5
+    zeros = [np.zeros(4), np.zeros(4, np.int64), np.zeros((2, 2))]  # the same bytes
+    assert len(set(map(fingerprint, zeros))) == 3
     pairs = OPS.pairs_of_wins([[0, 1.0], [2.0, 0]])
     pre = np.log([0.5, 0.5])
     three = [objectives.reward(pairs), objectives.ipo(pairs, 0.5, pre), objectives.dpo(pairs, 1.0, pre)]

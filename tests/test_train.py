@@ -427,3 +427,12 @@ def test_divergence_is_relative_to_the_first_loss(first: float) -> None:
     for wrong in (allowed + 1e-9 * (1 + abs(first)), np.nan, np.inf):
         with pytest.raises(DivergedError, match="at step 1"):
             check_losses(np.array([first, wrong]), 0, config)
+
+
+def test_the_largest_part_of_the_gradient_stops_a_run() -> None:
+    """Not its mean: one parameter that still moves is enough to go on."""
+    parts = np.array([1e-3] + [0.0] * 999)
+    for tolerance, stopped in ((0.9e-3, "steps"), (1.1e-3, "gradient")):
+        config = Config(3, 1e-3, gradient_tolerance=tolerance, log_every=1, dtype="float64")
+        state = minimize(lambda step: (np.float64(1.0), parts), np.zeros(1000), config, get_ops("numpy"))
+        assert state.stopped == stopped
