@@ -669,7 +669,18 @@ MUTANTS = (
         "tests/test_optimum.py tests/test_methods.py tests/test_command_line.py",
     ),
     Mutant(
-        "normaliser: wrong start", "reference/pbde.py", "np.min(-f * a)", "np.max(-f * a)", "tests/test_optimum.py"
+        "normaliser: wrong start",
+        "reference/pbde.py",
+        "np.min(-f * a)",
+        "np.max(-f * a)",
+        "tests/test_optimum.pyNewton comes down to the root from every start to its right, this one among them",
+    ),
+    Mutant(
+        "normaliser: slope",
+        "reference/pbde.py",
+        "float(softmax(z) @ (1 / f))",
+        "float(softmax(z) @ f)",
+        "tests/test_optimum.py",
     ),
     Mutant(
         "population: weights left out",

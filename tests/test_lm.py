@@ -25,7 +25,7 @@ from lm.lengths import short, whole
 from lm.presets import Course, Pretraining, Sizes
 from lm.pretrain import distance, pretrained
 from lm.report import STAGES
-from lm.sentences import Pairs, Written, preference_pairs, written
+from lm.sentences import Pairs, Written, discarded, preference_pairs, written
 from lm.table2 import table2
 from tests import backends, checks
 from tests.checks import CLOSED_FORM, assert_close
@@ -181,6 +181,9 @@ def test_kl_of_a_model_is_the_mean_over_exact_sentences(tmp_path: Path) -> None:
     assert found.kl is not None
     exact = short(run.corpora.grammar).log_prob(tokens).mean()  # type: ignore[arg-type]
     assert_close(found.kl, exact + found.nats, CLOSED_FORM)
+    model = log_likelihood(run.ops, pretrained(run, "short"), tokens, run.config)
+    gap = short(run.corpora.grammar).log_prob(tokens) - model  # type: ignore[arg-type]
+    assert_close(found.kl_error or 0.0, np.sqrt(gap.var(ddof=1) / len(gap)), CLOSED_FORM)
     assert found.nats_per_token == pytest.approx(found.nats * len(tokens) / np.count_nonzero(tokens))
 
 
@@ -203,6 +206,13 @@ def test_what_models_write_is_by_the_seed_and_the_purpose(tmp_path: Path) -> Non
     assert not np.array_equal(first.tokens, written(run, params, "second", 20, 31).tokens)
     assert first.length_law().sum() == pytest.approx(1.0)
     assert np.bincount(first.lengths, minlength=51).tolist() == (20 * first.length_law()).round().tolist()
+
+
+def test_what_is_discarded_is_a_share_of_the_draws() -> None:
+    """3 of 12 draws ended; of sentences whose draws are not known it is not known."""
+    tokens = np.full((3, 4), 2)
+    assert discarded(Written(tokens, 12)) == 0.75
+    assert np.isnan(discarded(Written(tokens, 0)))
 
 
 def test_batches_bring_everything_once_each_time_round() -> None:
