@@ -672,7 +672,8 @@ MUTANTS = (
         "reference/pbde.py",
         "np.min(-f * a)",
         "np.max(-f * a)",
-        "tests/test_optimum.pyNewton comes down to the root from every start to its right, this one among them",
+        "tests/test_optimum.py",
+        "Newton comes down to the root from every start to its right, this one among them",
     ),
     Mutant(
         "normaliser: slope",
