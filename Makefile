@@ -18,7 +18,7 @@ figures: .venv/demo
 	$(BIN)/python -m figures all
 
 mutants: .venv/test
-	$(BIN)/python -m tests.shim.mutants && $(BIN)/python -m tests.shim.mutants sanitize
+	$(BIN)/python -m tests.mutants && $(BIN)/python -m tests.shim.mutants && $(BIN)/python -m tests.shim.mutants sanitize
 
 # With the interpreter given, as it is: nothing is installed.
 gpu:

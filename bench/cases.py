@@ -94,12 +94,14 @@ def layers(size: int) -> Iterator[Case]:
     yield from pair("embedding", n, (2 * n, n + table), (0, n), embedding)
 
     def adam(ops: Ops, dtype: Any) -> Call:
+        rate = 1e-3
         params, grads, m, v = (noise(ops, dtype, n, seed=i) for i in range(4))
+        params *= rate  # as large as an update: an error of the update is one of the parameters
         v *= v
 
         def step() -> Any:
-            ops.adam_step(params, grads, m, v, 1, 1e-8)
-            return params
+            ops.adam_step(params, grads, m, v, 1, rate)
+            return params, m, v
 
         return step
 
@@ -129,7 +131,7 @@ def draws(size: int) -> Iterator[Case]:
     def next_token(ops: Ops, dtype: Any) -> Call:
         x, kernel = noise(ops, dtype, rows, channels), noise(ops, dtype, channels, VOCAB)
         bias, chance = noise(ops, dtype, VOCAB), ops.uniform(4, 1, rows)[0]
-        return lambda: ops.next_token(x, kernel, bias, chance)[1]  # the log-probabilities
+        return lambda: ops.next_token(x, kernel, bias, chance)
 
     yield Case("uniform", n, 8.0 * n, 35.0 * n, lambda ops, dtype: lambda: ops.uniform(4, rows, VOCAB))
     moved = 4.0 * (channels * VOCAB + rows * channels) + 8 * rows

@@ -34,28 +34,32 @@ class Row:
     error: float
 
 
-def flat(ops: Ops, result: Any) -> Any:
-    """All numbers of a result, float64, on the host."""
-    if isinstance(result, dict):
-        result = tuple(result.values())
+def parts(result: Any) -> list[Any]:
+    """The arrays of a result, float64, on the host; gradients by name, which share one buffer, are one array."""
     if isinstance(result, tuple):
-        return np.concatenate([flat(ops, part) for part in result])
+        return [part for each in result for part in parts(each)]
+    if isinstance(result, dict):
+        return [np.concatenate([part.reshape(-1) for part in parts(tuple(result.values()))])]
     host = result.get() if hasattr(result, "get") else np.asarray(result)
-    return host.astype(np.float64).reshape(-1)
+    return [host.astype(np.float64)]
 
 
 def error_of(ops: Ops, case: Case) -> float:
-    """The largest error against NumPy in float64, in parts of the largest number. ValueError where it is more than
-    twice that of NumPy in float32 and 64 roundings."""
+    """The largest error against NumPy in float64, each array's in parts of its largest number. ValueError where an
+    array has another shape, or an error of more than twice that of NumPy in float32 and 64 roundings."""
     plain = Ops()
-    exact = flat(plain, case.make(plain, np.float64)())
-    scale = float(np.abs(exact).max())
-    found, honest = (
-        float(np.abs(flat(each, case.make(each, np.float32)()) - exact).max()) / scale for each in (ops, plain)
-    )
-    if not found <= 2 * honest + 64 * EPS:
-        raise ValueError(f"{case.op} of {case.size} on {ops.name} must be right, got an error of {found:.1e}")
-    return found
+    exact = parts(case.make(plain, np.float64)())
+    found, honest = (parts(case.make(each, np.float32)()) for each in (ops, plain))
+    errors = [0.0]
+    if [part.shape for part in found] != [part.shape for part in exact]:
+        raise ValueError(f"{case.op} of {case.size} on {ops.name} must be right, got arrays of other shapes")
+    for ours, numpys, right in zip(found, honest, exact, strict=True):
+        scale = float(np.abs(right).max()) or 1.0
+        error, allowed = (float(np.abs(part - right).max()) / scale for part in (ours, numpys))
+        if not error <= 2 * allowed + 64 * EPS:
+            raise ValueError(f"{case.op} of {case.size} on {ops.name} must be right, got an error of {error:.1e}")
+        errors.append(error)
+    return max(errors)
 
 
 def run(

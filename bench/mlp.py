@@ -52,13 +52,15 @@ FIRST_LOSS, TENTH_LOSS = 16 * 2.0**-24, 256 * 2.0**-24
 class Task:
     """N comparisons. x (rows, 1): the left sides above the right sides, or the points where shared. y (N,).
 
-    x_a, x_b (N,): the rows of x that are compared.
+    x_a, x_b (N,): the rows of x that are compared. weight (N,): of each in the loss, of sum 1. Where shared, N are
+    the distinct comparisons in the order of `Ops.pairs`, for every contender: merged before any time is taken.
     """
 
     x: Array
     x_a: NDArray[np.intp]
     x_b: NDArray[np.intp]
     y: Array
+    weight: Array
     shared: bool
     lr: float = 1e-3
 
@@ -84,7 +86,12 @@ def draw_task(pairs: int, shared: bool, seed: int) -> Task:
         x = rng.standard_normal(2 * pairs)
         x_a, x_b = np.arange(pairs), np.arange(pairs, 2 * pairs)
     y = rng.random(pairs) < 1 / (1 + np.exp(np.sin(2 * x[x_b]) - np.sin(2 * x[x_a])))
-    return Task(x[:, None].astype(np.float32), x_a, x_b, y.astype(np.float32), shared)
+    weight = np.full(pairs, 1 / pairs)
+    if shared:
+        merged = Ops().pairs(x_a, x_b, y, None, POINTS)
+        x_a, x_b, y, weight = merged.x_a, merged.x_b, merged.y, merged.weight
+    y, weight = y.astype(np.float32), weight.astype(np.float32)
+    return Task(x[:, None].astype(np.float32), x_a, x_b, y, weight, shared)
 
 
 def first_params(seed: int) -> dict[str, Array]:
@@ -100,7 +107,7 @@ def ops_contender(ops: Ops, task: Task, first: dict[str, Array]) -> Contender:
     m, v = xp.zeros_like(flat), xp.zeros_like(flat)
     count = [0]
     x, left, right, y = (xp.asarray(part) for part in (task.x, task.x[task.x_a], task.x[task.x_b], task.y))
-    pairs = ops.pairs(task.x_a, task.x_b, task.y, None, len(task.x)) if task.shared else None
+    pairs = ops.pairs(task.x_a, task.x_b, task.y, task.weight, len(task.x)) if task.shared else None
 
     def step(pairs: Pairs) -> Any:
         omega, cache = ops.mlp_forward(params, x)
@@ -149,7 +156,8 @@ def disagreement(contenders: list[Contender]) -> str | None:
 
 MLP_HELP = """\
 Times a training step: N comparisons, both sides through the network 1-64-64-64-64-1 (tanh), the logistic loss, its
-gradient and Adam, in float32. With --shared the comparisons are between 1,024 points that go through it once.
+gradient and Adam, in float32. With --shared the comparisons are between 1,024 points that go through it once;
+equal ones are merged, with weights, before any time is taken, and all contenders get the same merged arrays.
 
 With --peers the same step runs in JAX (jit, a call a step; "loop": the steps of a turn in one call) and PyTorch
 (eager), from the same first parameters, all in turns; ours makes one call a turn too, unless --shared. With --ops
@@ -191,7 +199,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_lines(rows, missing)
         return 0
-    what = "1,024 shared points" if arguments.shared else "both sides through the network"
+    what = "both sides through the network"
+    if arguments.shared:
+        what = f"1,024 shared points; merged to {len(task.y):,} beforehand, for all"
     print(f"{arguments.pairs:,} comparisons, {what}; {where(arguments)}")
     print(f"seed {arguments.seed}, {arguments.steps} steps in turns; {versions()}\n")
     print(table(rows))

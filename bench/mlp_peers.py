@@ -18,7 +18,8 @@ def jax_contender(task: Task, params: Params, place: Place, looped: bool = False
     """
     jax = import_jax(place)
     jnp, layers = jax.numpy, len(params) // 2
-    x, y, a, b = (jnp.asarray(part) for part in (task.x, task.y, task.x_a, task.x_b))
+    arrays = (task.x, task.y, task.x_a, task.x_b, task.weight)
+    x, y, a, b, weight = (jnp.asarray(part) for part in arrays)
 
     def loss(p: Any) -> Any:
         rows = x
@@ -26,7 +27,8 @@ def jax_contender(task: Task, params: Params, place: Place, looped: bool = False
             rows = (jnp.tanh(rows) if i else rows) @ p[f"Dense_{i}/kernel"] + p[f"Dense_{i}/bias"]
         omega = rows[:, 0]
         margin = omega[a] - omega[b] if task.shared else omega[: len(y)] - omega[len(y) :]
-        return jnp.mean(jax.nn.softplus(margin) - y * margin)
+        values = jax.nn.softplus(margin) - y * margin
+        return weight @ values if task.shared else jnp.mean(values)
 
     runs = jax_runs(jax, loss, params, task.lr)
     return Contender(f"jax {jax.__version__}{' loop' * looped}", runs[looped])
@@ -36,7 +38,9 @@ def torch_contender(task: Task, params: Params, place: Place) -> Contender:
     """PyTorch as `torch_run` has it; ImportError as `import_torch`."""
     torch, device = import_torch(place)
     p = torch_params(torch, device, params)
-    x, y, a, b = (torch.tensor(value, device=device) for value in (task.x, task.y, task.x_a, task.x_b))
+    arrays = (task.x, task.y, task.x_a, task.x_b, task.weight)
+    x, y, a, b, weight = (torch.tensor(value, device=device) for value in arrays)
+    mean = {"weight": weight, "reduction": "sum"} if task.shared else {}
 
     def loss() -> Any:
         rows = x
@@ -45,6 +49,6 @@ def torch_contender(task: Task, params: Params, place: Place) -> Contender:
             rows = torch.addmm(p[f"Dense_{i}/bias"], rows, p[f"Dense_{i}/kernel"])
         omega = rows[:, 0].float()
         margin = omega[a] - omega[b] if task.shared else omega[: len(y)] - omega[len(y) :]
-        return torch.nn.functional.binary_cross_entropy_with_logits(margin, y)
+        return torch.nn.functional.binary_cross_entropy_with_logits(margin, y, **mean)
 
     return Contender(*torch_run(torch, loss, p, task.lr, place))

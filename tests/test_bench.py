@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,7 @@ from bench.__main__ import main
 from bench.peers import Place
 from bench.timing import Contender
 from tests import backends
-from tests.checks import CLOSED_FORM
+from tests.checks import CLOSED_FORM, FLOAT32_STORED
 from tests.shim.build import compiler
 
 KEYS = {"name", "median_s", "min_s", "max_s", "loss"}
@@ -70,10 +70,11 @@ def test_missing_peers_are_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 
 @pytest.mark.parametrize("peer", ["jax", "torch"])
-def test_peers_train_alike(peer: str) -> None:
-    """Where they are installed."""
+@pytest.mark.parametrize("shared", [False, True])
+def test_peers_train_alike(peer: str, shared: bool) -> None:
+    """Where they are installed. 2,000 comparisons of few points: some are merged, and weigh more."""
     pytest.importorskip(peer)
-    task, first = mlp.draw_task(50, False, 0), mlp.first_params(0)
+    task, first = mlp.draw_task(2000 if shared else 50, shared, 0), mlp.first_params(0)
     make = mlp_peers.jax_contender if peer == "jax" else mlp_peers.torch_contender
     contenders = [make(task, first, Place(1)), mlp.ops_contender(Ops(), task, first)]
     timing.interleave(contenders, 12)
@@ -197,6 +198,22 @@ def test_kernels_of_every_backend(
     assert "kernels.png" in capsys.readouterr().err
 
 
+def test_all_get_the_same_comparisons(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --shared: the merged ones, which `Ops.pairs` leaves as they are, so that nobody has less work; and the
+    first line says so."""
+    monkeypatch.setattr(mlp, "POINTS", 16)
+    task = mlp.draw_task(2000, True, 0)
+    again = Ops().pairs(task.x_a, task.x_b, task.y, task.weight, len(task.x))
+    assert len(task.y) < 2 * 16 * 16
+    for found, given in zip((again.x_a, again.x_b, again.y), (task.x_a, task.x_b, task.y), strict=True):
+        np.testing.assert_array_equal(found, given)
+    np.testing.assert_allclose(again.weight, task.weight, rtol=FLOAT32_STORED)
+    np.testing.assert_allclose(task.weight.sum(dtype=np.float64), 1.0, rtol=FLOAT32_STORED)
+    command = ["mlp", "--pairs", "2000", "--shared", "--steps", "11", "--threads", "1", "--ops", "numpy"]
+    assert main(command) == 0
+    assert f"merged to {len(task.y):,} beforehand, for all; float32" in capsys.readouterr().out
+
+
 def test_every_op_has_a_row() -> None:
     """Every pair of the ops, and the other hot ones; linear layers and products are the BLAS's, and the parts of a
     layer are composed of the pairs."""
@@ -230,14 +247,94 @@ def test_a_step_is_timed_on_a_device(shared: bool) -> None:
     assert mlp.disagreement(contenders) is None
 
 
-def test_wrong_results_are_not_timed() -> None:
-    class Wrong(Ops):
-        def scatter(self, index: Any, values: Any, n: int) -> Any:
-            return super().scatter(index, values, n) * 1.001
+SMALLEST = tuple(cases.cases((1024,)))
+Breaks = Callable[
+    [Any, tuple[Any, ...]], Any
+]  # what the right op returns, and its arguments -> what a broken one does
 
-    case = next(case for case in cases.cases((1024,)) if case.op == "scatter")
-    with pytest.raises(ValueError, match=r"scatter of 1024 on numpy must be right, got an error of \d\.\de-0\d"):
-        kernels.error_of(Wrong(), case)
+
+def scaled(number: int) -> Breaks:
+    """The part of that number of a result is off by a factor of 1.001; a token by one."""
+
+    def breaks(result: Any, _: Any) -> Any:
+        if isinstance(result, dict):
+            return {name: value * 1.001 for name, value in result.items()}
+        if isinstance(result, tuple):
+            return (*result[:number], breaks(result[number], _), *result[number + 1 :])
+        return result * 1.001 if np.asarray(result).dtype.kind == "f" else result ^ 1
+
+    return breaks
+
+
+def nothing(result: Any, _: Any) -> Any:
+    """Memory that was never written, as long as it is zeros."""
+    if isinstance(result, dict):
+        return {name: np.zeros_like(value) for name, value in result.items()}
+    return tuple(nothing(part, _) for part in result) if isinstance(result, tuple) else np.zeros_like(result)
+
+
+def inputs(result: Any, arguments: tuple[Any, ...]) -> Any:
+    """An argument of the same shape, unchanged, or the first array as long as it goes."""
+    if isinstance(result, dict):
+        return {name: inputs(value, arguments) for name, value in result.items()}
+    if isinstance(result, tuple):
+        return tuple(inputs(part, arguments) for part in result)
+    flat = [value for value in arguments if isinstance(value, np.ndarray)] or [np.ones(1)]
+    same = [value for value in flat if value.shape == np.shape(result)]
+    return same[0] if same else np.resize(flat[0], np.shape(result))
+
+
+def broken(case: cases.Case, breaks: Breaks) -> Ops:
+    """Ops of which one is broken: the case's."""
+    name = case.op.removesuffix(f"_{cases.LONG}")
+    forward = name.endswith("_forward")
+
+    class Broken(Ops):
+        pass
+
+    def method(self: Ops, *arguments: Any, **options: Any) -> Any:
+        result = getattr(Ops, name)(self, *arguments, **options)
+        return (breaks(result[0], arguments), result[1]) if forward else breaks(result, arguments)
+
+    setattr(Broken, name, method)
+    return Broken()
+
+
+def refuses(case: cases.Case, ops: Ops) -> None:
+    with pytest.raises(
+        ValueError, match=rf"{case.op} of {case.size} on numpy must be right, got an error of \d\.\d"
+    ):
+        kernels.error_of(ops, case)
+
+
+@pytest.mark.parametrize("case", [case for case in SMALLEST if case.op != "adam_step"], ids=lambda case: case.op)
+def test_wrong_results_are_not_timed(case: cases.Case) -> None:
+    """Of every op: one that does nothing, returns its arguments, or is off by a thousandth in any one result."""
+    result = case.make(Ops(), np.float32)()
+    for breaks in (nothing, inputs, *map(scaled, range(len(result) if isinstance(result, tuple) else 1))):
+        refuses(case, broken(case, breaks))
+    assert kernels.error_of(broken(case, lambda result, _: result), case) < 64 * kernels.EPS
+
+
+@pytest.mark.parametrize("wrong", ["nothing", "gradient", "rate", "m", "v", "uncorrected"])
+def test_wrong_steps_of_adam_are_not_timed(wrong: str) -> None:
+    """It works in place: one that does nothing, goes by the gradient, or leaves a moment as it was."""
+
+    class Wrong(Ops):
+        def adam_step(self, params: Any, grads: Any, m: Any, v: Any, step: int, lr: float, *others: Any) -> None:
+            if wrong == "gradient":
+                params += 5 * lr * grads
+            if wrong in ("nothing", "gradient"):
+                return
+            m_before, v_before = m.copy(), v.copy()
+            late, rate = step + 1000 * (wrong == "uncorrected"), lr * (1.001 if wrong == "rate" else 1)
+            super().adam_step(params, grads, m, v, late, rate, *others)
+            if wrong == "m":
+                m[...] = m_before
+            if wrong == "v":
+                v[...] = v_before
+
+    refuses(next(case for case in SMALLEST if case.op == "adam_step"), Wrong())
 
 
 def test_a_gpu_is_timed_by_its_events() -> None:

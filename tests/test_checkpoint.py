@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from accel import objectives
-from accel.checkpoint import CheckpointError, fingerprint, load, save, whole_file
+from accel.checkpoint import CheckpointError, check_same_run, fingerprint, load, save, whole_file
 from accel.minimize import Config
 from accel.models import MLP
 from accel.ops import Ops, get_ops
@@ -85,6 +86,33 @@ def test_two_processes_may_save_one_run(tmp_path: Path, monkeypatch: pytest.Monk
     assert [file.name for file in tmp_path.iterdir()] == ["run.npz"]
 
 
+def test_bytes_are_on_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is forced there whole, then renamed, then the folder that has the name: else a power cut may leave
+    a name without the bytes."""
+    done: list[str] = []
+    sync, plain, path = os.fsync, os.replace, tmp_path / "run.npz"
+
+    def fsync(descriptor: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        done.append("folder" if is_folder else f"file of {os.fstat(descriptor).st_size}")
+        sync(descriptor)
+
+    def rename(source: Path, target: Path) -> None:
+        done.append("rename")
+        plain(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", rename)
+    save(path, {"params": np.arange(5.0)}, {})
+    assert done == [f"file of {path.stat().st_size}", "rename", "folder"]
+
+
+def test_a_setting_that_only_one_side_has_is_a_difference(tmp_path: Path) -> None:
+    for found, expected in (({"a": 1, "b": 2}, {"a": 1}), ({"a": 1}, {"a": 1, "b": 2})):
+        with pytest.raises(CheckpointError, match=r"belongs to another run: b is (2|nothing) there and"):
+            check_same_run(tmp_path / "run.npz", found, expected)
+
+
 def test_every_torn_file_is_one_clear_error(tmp_path: Path) -> None:
     """Cut after any number of bytes, or a byte flipped anywhere: one line of error, or the very same content."""
     path = tmp_path / "run.npz"
@@ -134,6 +162,8 @@ def test_fingerprints_tell_data_apart() -> None:
     assert base == fingerprint(np.arange(6.0))
     others = [np.arange(6.0)[::-1], np.arange(6.0, dtype=np.float32), np.arange(6.0).reshape(2, 3), list(range(6))]
     assert len({base, *map(fingerprint, others)}) == 5
+    zeros = [np.zeros(4), np.zeros(4, np.int64), np.zeros((2, 2))]  # the same bytes
+    assert len(set(map(fingerprint, zeros))) == 3
     pairs = OPS.pairs_of_wins([[0, 1.0], [2.0, 0]])
     pre = np.log([0.5, 0.5])
     three = [objectives.reward(pairs), objectives.ipo(pairs, 0.5, pre), objectives.dpo(pairs, 1.0, pre)]

@@ -17,7 +17,7 @@ from accel.checkpoint import CheckpointError, save
 from accel.minimize import Config
 from accel.ops import Params
 from accel.sampling import Samples
-from accel.transformer import transformer_init
+from accel.transformer import log_likelihood, transformer_init
 from lm import presets
 from lm.__main__ import main
 from lm.adapt import adapted, held_out_loss, labels
@@ -28,7 +28,7 @@ from lm.lengths import short, whole
 from lm.presets import Course, Pretraining, Sizes
 from lm.pretrain import distance, pretrained
 from lm.report import STAGES
-from lm.sentences import Pairs, Written, judged, of_model, preference_pairs, written
+from lm.sentences import Pairs, Written, discarded, judged, of_model, preference_pairs, written
 from lm.streams import Purpose
 from lm.table2 import table2
 from tests import backends, checks
@@ -161,6 +161,22 @@ def test_adaptation_lowers_the_loss(tmp_path: Path) -> None:
     assert after < before
 
 
+def test_the_held_out_loss_is_of_the_last_pairs_and_their_labels(tmp_path: Path) -> None:
+    """Eq. 7 by hand on those pairs: neither sentences nor labels of those adapted on matter."""
+    run = experiment(tmp_path)
+    pairs, params, count = preference_pairs(run), pretrained(run, "whole"), TINY.pairs
+    y = labels(run, pairs, "density", 50.0)
+    tokens = pairs.sentences.tokens[2 * count :]
+    rate = 50.0 * log_likelihood(run.ops, params, tokens, run.config) / np.count_nonzero(tokens, axis=1)
+    win = 1 / (1 + np.exp(rate[1::2] - rate[0::2]))
+    last = y[count:]
+    assert 0 < last.sum() < len(last)
+    expected = -np.mean(np.log(np.where(last == 1, win, 1 - win)))
+    assert_close(held_out_loss(run, params, pairs, y, 50.0), expected, CLOSED_FORM)
+    others = np.concatenate([1 - y[:count], last])
+    assert held_out_loss(run, params, pairs, others, 50.0) == held_out_loss(run, params, pairs, y, 50.0)
+
+
 def test_kl_of_a_model_is_the_mean_over_exact_sentences(tmp_path: Path) -> None:
     """KL(exact law || model) = E[log p] - E[log model], with the model's own log-likelihoods."""
     run = experiment(tmp_path)
@@ -169,6 +185,9 @@ def test_kl_of_a_model_is_the_mean_over_exact_sentences(tmp_path: Path) -> None:
     assert found.kl is not None
     exact = short(run.corpora.grammar).log_prob(tokens).mean()  # type: ignore[arg-type]
     assert_close(found.kl, exact + found.nats, CLOSED_FORM)
+    model = log_likelihood(run.ops, pretrained(run, "short"), tokens, run.config)
+    gap = short(run.corpora.grammar).log_prob(tokens) - model  # type: ignore[arg-type]
+    assert_close(found.kl_error or 0.0, np.sqrt(gap.var(ddof=1) / len(gap)), CLOSED_FORM)
     assert found.nats_per_token == pytest.approx(found.nats * len(tokens) / np.count_nonzero(tokens))
 
 
@@ -191,6 +210,13 @@ def test_what_models_write_is_by_the_seed_and_the_purpose(tmp_path: Path) -> Non
     assert not np.array_equal(first.tokens, written(run, params, "second", 20, 31).tokens)
     assert first.length_law().sum() == pytest.approx(1.0)
     assert np.bincount(first.lengths, minlength=51).tolist() == (20 * first.length_law()).round().tolist()
+
+
+def test_what_is_discarded_is_a_share_of_the_draws() -> None:
+    """3 of 12 draws ended; of sentences whose draws are not known it is not known."""
+    tokens = np.full((3, 4), 2)
+    assert discarded(Written(tokens, 12)) == 0.75
+    assert np.isnan(discarded(Written(tokens, 0)))
 
 
 def test_batches_bring_everything_once_each_time_round() -> None:

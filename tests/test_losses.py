@@ -333,3 +333,13 @@ def test_refusals(call: Callable[[Pairs], Any], message: str) -> None:
     with pytest.raises(ValueError, match="must") as caught:
         call(OPS.pairs_of_wins([[0, 1.0], [2.0, 0]]))
     assert str(caught.value) == message
+
+
+def test_slopes_at_kinks_are_0() -> None:
+    """Of the outcome that has its corner there; the other one's goes on."""
+    for loss, corner in ((losses.hinge, 1.0), (losses.ranking, 0.0)):
+        margin = np.array([corner, -corner])
+        np.testing.assert_array_equal(loss(margin, np.array([1.0, 0.0]))[1], [0.0, 0.0])
+        beyond, before = margin * 2 + np.array([1.0, -1.0]), margin - np.array([0.5, -0.5])
+        np.testing.assert_array_equal(loss(beyond, np.array([1.0, 0.0]))[1], [0.0, 0.0])
+        np.testing.assert_array_equal(loss(before, np.array([1.0, 0.0]))[1], [-1.0, 1.0])

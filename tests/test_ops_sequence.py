@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 from numpy.typing import NDArray
 
-from accel import buffers
+from accel import buffers, numba_softmax
+from accel.numba_compile import OPTIONS
 from accel.ops import Ops
 from accel.ops_numba import NumbaOps
 from accel.packing import pack
@@ -443,3 +445,11 @@ def test_the_last_memory_may_go_to_another_thread() -> None:
     pool = Pool()
     pool._free[room(1 << 17)] = Taken()
     assert pool.empty((1 << 17,), np.uint8).shape == (1 << 17,)
+
+
+def test_small_weights_of_a_softmax_count() -> None:
+    """Down to e^-87 of the largest: compiled float32 exponentials are right to some roundings of themselves."""
+    x = -np.linspace(0.0, 86.9, 64, dtype=np.float32)
+    found = x.copy()
+    njit(**OPTIONS)(numba_softmax.decay_32_over)(found, np.float32(0))
+    checks.assert_close(found / np.exp(x.astype(np.float64)), np.ones(64), checks.FLOAT32_STORED)

@@ -361,3 +361,14 @@ def test_a_model_of_another_support_is_refused() -> None:
         optimum(wins, PBDE(np.ones(4), 0.0))
     with pytest.raises(ValueError, match="measure must have shape"):
         optimum(wins, PBDE.luce(), np.ones(4))
+
+
+@pytest.mark.parametrize("sparse_wins", [False, True])
+@pytest.mark.parametrize("turned", [False, True])
+def test_links_are_needed_in_both_directions(sparse_wins: bool, turned: bool) -> None:
+    """The first item reaches all others by wins but none wins against it; or the other way round."""
+    wins = np.array([[0.0, 2.0, 0.0], [0.0, 0.0, 1.0], [0.0, 3.0, 0.0]])
+    wins = wins.T if turned else wins
+    with pytest.raises(NotIdentifiableError) as caught:
+        optimum(sparse.csr_array(wins) if sparse_wins else wins, PBDE.luce())
+    assert [component.tolist() for component in caught.value.components] == [[0], [1, 2]]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from accel import objectives
 from accel.adam import Adam, learning_rates
-from accel.minimize import Config, DivergedError, minimize
+from accel.minimize import Config, DivergedError, check_losses, minimize
 from accel.mlp import mlp_init
 from accel.models import MLP, LatentMixture, Tabular, distinct, log_density
 from accel.ops import get_ops
@@ -416,3 +416,23 @@ def test_other_refusals() -> None:
         with pytest.raises(ValueError, match="must") as caught:
             call()
         assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("first", [-1e6, -3.0, 0.0, 0.5, 1e6])
+def test_divergence_is_relative_to_the_first_loss(first: float) -> None:
+    """A loss above first + divergence (1 + |first|) stops a run, one just below does not; nor NaN."""
+    config = Config(10, 1e-3, divergence=2.0)
+    allowed = first + 2.0 * (1 + abs(first))
+    check_losses(np.array([first, allowed]), 0, config)
+    for wrong in (allowed + 1e-9 * (1 + abs(first)), np.nan, np.inf):
+        with pytest.raises(DivergedError, match="at step 1"):
+            check_losses(np.array([first, wrong]), 0, config)
+
+
+def test_the_largest_part_of_the_gradient_stops_a_run() -> None:
+    """Not its mean: one parameter that still moves is enough to go on."""
+    parts = np.array([1e-3] + [0.0] * 999)
+    for tolerance, stopped in ((0.9e-3, "steps"), (1.1e-3, "gradient")):
+        config = Config(3, 1e-3, gradient_tolerance=tolerance, log_every=1, dtype="float64")
+        state = minimize(lambda step: (np.float64(1.0), parts), np.zeros(1000), config, get_ops("numpy"))
+        assert state.stopped == stopped

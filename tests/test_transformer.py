@@ -15,10 +15,16 @@ from numpy.typing import NDArray
 from scipy.stats import chisquare
 
 from accel import buffers, transformer
-from accel.ops import get_ops
+from accel.ops import Ops, get_ops
 from accel.packing import pack
 from accel.sampling import sample
-from accel.transformer import TransformerConfig, log_likelihood_backward, log_likelihood_forward
+from accel.transformer import (
+    TransformerConfig,
+    log_likelihood,
+    log_likelihood_backward,
+    log_likelihood_forward,
+    transformer_init,
+)
 from reference import networks
 from reference.networks import directional_derivative, sequence_log_likelihood, softplus
 from tests import checks
@@ -538,3 +544,27 @@ def test_a_model_that_never_ends_is_refused() -> None:
     params["decoder/logitdense/bias"][2] = -1e4
     with pytest.raises(RuntimeError, match="must end with token 2 within 2, got 0 of"):
         sample(OPS, params, TINY, 1, np.random.default_rng(0), 2, batch=1000)
+
+
+@pytest.mark.parametrize(("vocab", "hidden"), [(40, 16), (16, 48)])
+def test_a_pass_without_gradient_keeps_to_its_memory(
+    vocab: int, hidden: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No array of a part has more than AT_ONCE numbers: neither the logits nor the hidden units."""
+    config = TransformerConfig(vocab, 8, 2, 1, 8, hidden, 6)
+    rng = np.random.default_rng(0)
+    tokens, params = rng.integers(1, vocab, (37, 6)), transformer_init(rng, config, "float64")
+    whole, sizes, plain = (
+        log_likelihood(Ops(), params, tokens, config),
+        list[int](),
+        transformer.log_likelihood_forward,
+    )
+
+    def counted(ops: Any, params: Any, part: Any, config: Any) -> Any:
+        sizes.append(len(part))
+        return plain(ops, params, part, config)
+
+    monkeypatch.setattr(transformer, "AT_ONCE", 5 * 6 * max(vocab, hidden) + 1)
+    monkeypatch.setattr(transformer, "log_likelihood_forward", counted)
+    checks.assert_close(log_likelihood(Ops(), params, tokens, config), whole, checks.BACKENDS)
+    assert sizes == [5] * 7 + [2]
