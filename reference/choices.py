@@ -88,20 +88,20 @@ def stationary(chain: ArrayLike) -> Array:
     some states are never left for some others, as where people never choose one outcome over another.
     """
     left = _check_chain(chain).copy()
-    n = len(left)
+    n, total = len(left), np.ones(len(left))
     classes = connected_components(sparse.csr_array(left), directed=True, connection="strong")[0]
     if classes > 1:
         raise ValueError(f"chain must be irreducible, got {classes} classes of states")
     for m in range(n - 1, 0, -1):
-        total = left[m, :m].sum()
-        if not total > 0:
+        total[m] = left[m, :m].sum()
+        if not total[m] > 0:
             raise ValueError(f"chain must be irreducible in float64: the way out of state {m} underflows")
-        left[:m, m] /= total
-        left[:m, :m] += np.outer(left[:m, m], left[m, :m])
-    law = np.ones(n)
+        left[:m, :m] += np.outer(left[:m, m], left[m, :m] / total[m])
+    law = np.zeros(n)  # logs: law_m total_m = sum_k < m law_k left_km
     for m in range(1, n):
-        law[m] = law[:m] @ left[:m, m]
-    return np.asarray(np.log(law) - np.log(law.sum()))
+        with np.errstate(divide="ignore"):
+            law[m] = logsumexp(law[:m] + np.log(left[:m, m])) - np.log(total[m])
+    return in_range("the stationary law", law - logsumexp(law))
 
 
 def cycle_residual(chain: ArrayLike) -> float:

@@ -67,8 +67,8 @@ class Fit:
     omega_covariance: (n, n) in that gauge, None above 5,000 items; se_log_p, se_omega: standard errors (n,), NaN
     there. log_likelihood, and `saturated`: what it could be at best, with probabilities of its own for every
     pair. compared: comparisons of each item, (n,). newton_step: the certificate. log_nu: Davidson's tie
-    parameter and its standard error, where it was asked for. contrasts: (n, n), the variances of omega_i - omega_j,
-    NaN where they are lost in rounding; None above 5,000 items.
+    parameter and its standard error, where it was asked for. contrasts: (n, n), the variances of
+    omega_i - omega_j, NaN where they are lost in rounding; None above 5,000 items.
     """
 
     log_p: Array

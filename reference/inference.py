@@ -48,7 +48,8 @@ def grounded_covariance(wins: Any, optimum: Optimum, ground: int, limit: int = C
     others = np.delete(np.arange(len(conductance)), ground)
     order = np.append(others, ground)
     found = np.zeros_like(conductance)
-    found[np.ix_(others, others)] = grounded_inverse(conductance[np.ix_(order, order)])
+    with np.errstate(all="ignore"):  # what is not finite is refused
+        found[np.ix_(others, others)] = grounded_inverse(conductance[np.ix_(order, order)])
     if not np.isfinite(found).all():
         raise NotConvergedError("a variance is larger than float64 can hold")
     return found
@@ -69,7 +70,7 @@ def doubly_centred(covariance: Array) -> Array:
 
 
 def contrast_variances(covariance: Array) -> Array:
-    """(n, n): Var(omega_i - omega_j) = C_ii + C_jj - 2 C_ij for a covariance C in any gauge; NaN where that cancels.
+    """(n, n): Var(omega_i - omega_j) = C_ii + C_jj - 2 C_ij for C in any gauge; NaN where that cancels.
 
     The gauge decides what cancels: two items that are near each other, and both far from the ground, do.
     """
@@ -142,7 +143,11 @@ def covariance(wins: Any, optimum: Optimum, model: PBDE, measure: ArrayLike | No
     float64.
     """
     spread = grounded_covariance(wins, optimum, heaviest(optimum.log_p, model, measure))
-    return log_p_covariance(spread, optimum.log_p, model, measure)
+    with np.errstate(all="ignore"):
+        found = log_p_covariance(spread, optimum.log_p, model, measure)
+    if not np.isfinite(found).all():
+        raise NotConvergedError("a variance is larger than float64 can hold")
+    return found
 
 
 def log_p_covariance(

@@ -93,7 +93,9 @@ def slic_hf(
     pre = _density("log_p_pre", log_p_pre, wins, measure)
     mass = np.maximum(np.exp(pre + log_weights(measure, len(pre))), np.finfo(np.float64).tiny)  # > 0, as p_pre is
     hinges = Hinges.of(wins, float(wins.sum()))
-    return hinge_minimum(hinges, PBDE.luce(), not_negative("delta", delta), not_negative("lam", lam) * mass, measure)
+    return hinge_minimum(
+        hinges, PBDE.luce(), not_negative("delta", delta), not_negative("lam", lam) * mass, measure
+    )
 
 
 def rso(wins: Any, log_p_pre: ArrayLike, gamma: float, measure: ArrayLike | None = None) -> Minimum:
