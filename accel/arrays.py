@@ -18,7 +18,7 @@ def plain_array(name: str, value: Any) -> NDArray[Any]:
     """`value` as an array of any dtype, a device's left where it is; ValueError where masked, or no array."""
     if _is_masked(value):
         raise ValueError(f"{name} must not be masked, got a masked array; leave out what is masked, or fill it")
-    if hasattr(value, "__cuda_array_interface__"):
+    if hasattr(getattr(value, "data", None), "ptr"):  # as in buffers.address
         on_device: NDArray[Any] = value
         return on_device
     try:
