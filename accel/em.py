@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from accel.arrays import check_integer, check_number, check_positive, plain_array
 from accel.models import log_density, log_sum_exp
-from accel.ops import check_integer, check_pairs
+from accel.ops import checked_pairs
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -79,6 +80,8 @@ def annotator_types(
     values.
     """
     _check_settings(types, ridge, roughness, restarts, rounds, tolerance)
+    check_integer("seed", seed, 0)
+    check_integer("n", n, 1)
     penalty = penalty_matrix(n, ridge, roughness)
     data = _Choices.of(x_a, x_b, y, annotator, weight, n)
     pooled = bradley_terry(data.wins(np.ones(len(data.ids))), penalty, np.zeros(n))
@@ -140,9 +143,8 @@ class _Choices:
     def of(
         cls, x_a: ArrayLike, x_b: ArrayLike, y: ArrayLike, annotator: ArrayLike, weight: ArrayLike | None, n: int
     ) -> _Choices:
-        a, b, y, ids = np.asarray(x_a), np.asarray(x_b), np.asarray(y, dtype=np.float64), np.asarray(annotator)
-        w = np.ones(a.shape) if weight is None else np.asarray(weight, dtype=np.float64)
-        check_pairs(a, b, y, w, n)
+        a, b, y, w = checked_pairs(x_a, x_b, y, weight, n)
+        ids = plain_array("annotator", annotator)
         if ids.shape != a.shape:
             raise ValueError(f"annotator must have shape {a.shape}, got {ids.shape}")
         if any(identity is None or identity != identity for identity in ids.tolist()):
@@ -212,8 +214,6 @@ def _check_settings(
 ) -> None:
     for name, count in (("types", types), ("restarts", restarts), ("rounds", rounds)):
         check_integer(name, count, 1)
-    if not 0 < ridge < np.inf:
-        raise ValueError(f"ridge must be > 0, got {ridge}")
+    check_positive("ridge", ridge)
     for name, value in (("roughness", roughness), ("tolerance", tolerance)):
-        if not 0 <= value < np.inf:
-            raise ValueError(f"{name} must be >= 0, got {value}")
+        check_number(name, value)

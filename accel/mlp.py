@@ -9,6 +9,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from accel.arrays import check_integer
+
 Array = NDArray[np.float64]
 
 WIDTHS = (1, 64, 64, 64, 64, 1)  # Table 1: four hidden layers of width 64, tanh
@@ -20,6 +22,8 @@ def mlp_shapes(widths: Sequence[int] = WIDTHS) -> dict[str, tuple[int, ...]]:
 
     ValueError unless widths are two or more numbers >= 1, the last of them 1.
     """
+    for width in widths:
+        check_integer("widths", width, 1)
     if len(widths) < 2 or min(widths) < 1 or widths[-1] != 1:
         raise ValueError(f"widths must be two or more numbers >= 1 and end in 1, got {tuple(widths)}")
     shapes: dict[str, tuple[int, ...]] = {}

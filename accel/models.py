@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from accel import buffers
+from accel.arrays import check_integer, check_number, finite_array, real_array
 from accel.buffers import Array, Shapes
 from accel.mlp import WIDTHS, mlp_init, mlp_shapes
-from accel.ops import Ops, Params, check_integer
+from accel.ops import Ops, Params
 from accel.ops_sequence import Cache
 
 Density = NDArray[np.float64]
@@ -27,7 +28,7 @@ def distinct(x_a: ArrayLike, x_b: ArrayLike) -> tuple[NDArray[Any], NDArray[np.i
 
     A model over these points evaluates each of them once a step. ValueError where the shapes differ.
     """
-    a, b = np.asarray(x_a), np.asarray(x_b)
+    a, b = finite_array("x_a", x_a), finite_array("x_b", x_b)
     if a.shape != b.shape or a.ndim not in (1, 2):
         raise ValueError(f"x_a and x_b must have the same shape (N,) or (N, d), got {a.shape} and {b.shape}")
     x, index = np.unique(np.concatenate([a, b]), axis=0, return_inverse=True)
@@ -106,7 +107,7 @@ class MLP:
 
     def __post_init__(self) -> None:
         mlp_shapes(self.widths)
-        shape = np.shape(self.x)
+        shape = real_array("x", self.x).shape
         if not shape or shape[0] < 1 or (shape[1:] or (1,)) != (self.widths[0],):
             raise ValueError(f"x must have shape (n, {self.widths[0]}) with n >= 1, got {shape}")
         if not np.isfinite(self.x).all():
@@ -166,10 +167,13 @@ class LatentMixture:
     ) -> dict[str, Density]:
         """Every component at the params of one (pretrained) model, plus N(0, deviation^2): enough to differ."""
 
-        def near(value: ArrayLike) -> Density:
-            return np.asarray(value) + deviation * rng.standard_normal(np.shape(value))
+        check_number("deviation", deviation)
 
-        return self._joined([{name: near(value) for name, value in params.items()} for _ in self._names])
+        def near(name: str, value: ArrayLike) -> Density:
+            first = finite_array(name, value, self.component.shapes.get(name))
+            return first + deviation * rng.standard_normal(np.shape(value))
+
+        return self._joined([{name: near(name, value) for name, value in params.items()} for _ in self._names])
 
     def on(self, ops: Ops, dtype: str) -> Self:
         return replace(self, component=self.component.on(ops, dtype))
@@ -204,12 +208,12 @@ def log_sum_exp(values: Density) -> Density:
 
 def log_density(values: ArrayLike, measure: ArrayLike | None = None) -> Density:
     """(n,) -> (n,): r - log Z in float64, with Z = sum_x measure(x) e^r(x) (on a grid the trapezoid rule)."""
-    r = np.asarray(values, dtype=np.float64)
+    r = finite_array("values", values)
+    if r.ndim != 1 or r.size == 0:
+        raise ValueError(f"values must have shape (n,) with n >= 1, got {r.shape}")
     if measure is None:
         return np.asarray(r - log_sum_exp(r))
-    weights = np.asarray(measure, dtype=np.float64)
-    if weights.shape != r.shape or not (weights.min() > 0 and np.isfinite(weights).all()):
-        raise ValueError(
-            f"measure must be > 0, finite and of shape {r.shape}, got {weights.shape}, {weights.min()}"
-        )
+    weights = finite_array("measure", measure, r.shape)
+    if not weights.min() > 0:
+        raise ValueError(f"measure must be > 0, got {weights.min()}")
     return np.asarray(r - log_sum_exp(r + np.log(weights)))

@@ -12,17 +12,17 @@ nothing else looks at log p, log Z cancels in every margin and is left out.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from accel.arrays import check_integer, check_number, check_positive, finite_array, real_array
 from accel.buffers import Array
 from accel.losses import MarginLoss, hinge, logistic, ranking, squared
 from accel.models import LatentValues
-from accel.ops import Ops, Pairs, check_integer
+from accel.ops import Ops, Pairs
 from accel.philox import subkey
 
 Values = NDArray[np.float64]
@@ -134,14 +134,14 @@ def reward(pairs: Pairs) -> PreferenceObjective:
 
 def dpo(pairs: Pairs, beta: float, log_p_pre: ArrayLike) -> PreferenceObjective:
     """Eq. 15: omega = beta (log p - log p_pre). ValueError unless beta > 0."""
-    beta = _number("beta", beta)
-    return pbde(pairs, beta, -beta * np.asarray(log_p_pre, dtype=np.float64))
+    beta = check_positive("beta", beta)
+    return pbde(pairs, beta, _scaled(-beta, log_p_pre))
 
 
 def geometric(pairs: Pairs, alpha: float, log_p_pre: ArrayLike) -> PreferenceObjective:
     """Eq. 19: omega = (1 / alpha) log p + (1 - 1 / alpha) log p_pre. ValueError unless alpha > 0."""
-    alpha = _number("alpha", alpha)
-    return pbde(pairs, 1 / alpha, (1 - 1 / alpha) * np.asarray(log_p_pre, dtype=np.float64))
+    alpha = check_positive("alpha", alpha)
+    return pbde(pairs, 1 / alpha, _scaled(1 - 1 / alpha, log_p_pre))
 
 
 def ipo(pairs: Pairs, tau: float, log_p_pre: ArrayLike) -> PreferenceObjective:
@@ -149,8 +149,8 @@ def ipo(pairs: Pairs, tau: float, log_p_pre: ArrayLike) -> PreferenceObjective:
 
     As (1 / (2 tau))^2 E (2 tau h - 1)^2. ValueError unless tau > 0.
     """
-    tau = _number("tau", tau)
-    g = _finite("log_p_pre", -2 * tau * np.asarray(log_p_pre, dtype=np.float64), pairs.n)
+    tau = check_positive("tau", tau)
+    g = _finite("log_p_pre", _scaled(-2 * tau, log_p_pre), pairs.n)
     return PreferenceObjective(pairs, squared, 2 * tau, g, scale=1 / (4 * tau * tau))
 
 
@@ -159,8 +159,8 @@ def rso(pairs: Pairs, gamma: float, log_p_pre: ArrayLike) -> PreferenceObjective
 
     ValueError unless gamma > 0.
     """
-    gamma = _number("gamma", gamma)
-    g = _finite("log_p_pre", -gamma * np.asarray(log_p_pre, dtype=np.float64), pairs.n)
+    gamma = check_positive("gamma", gamma)
+    g = _finite("log_p_pre", _scaled(-gamma, log_p_pre), pairs.n)
     return PreferenceObjective(pairs, hinge, gamma, g)
 
 
@@ -184,8 +184,7 @@ def slic_hf(
     if seed >= 1 << 64:
         raise ValueError(f"seed must be < 2^64, got {seed}")
     for name, value in (("delta", delta), ("weight", weight)):
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name} must be >= 0, got {value}")
+        check_number(name, value)
     log_measure = _log_measure(measure, pairs.n)
     pre = np.asarray(_finite("log_p_pre", log_p_pre, pairs.n, array=True))
     mass = np.exp(pre if log_measure is None else pre + log_measure)
@@ -206,8 +205,7 @@ def rrhf(
 
     Source: Yuan et al. 2023. lengths: > 0, a number or (n,). ValueError otherwise, or unless weight >= 0.
     """
-    if not (math.isfinite(weight) and weight >= 0):
-        raise ValueError(f"weight must be >= 0, got {weight}")
+    check_number("weight", weight)
     f = 1 / _positive("lengths", lengths, pairs.n)
     likelihood = weight * winner_shares(pairs) if weight > 0 else None
     return PreferenceObjective(pairs, ranking, f, 0.0, 1.0, likelihood, _log_measure(measure, pairs.n))
@@ -254,6 +252,10 @@ class Regression:
 
     target: Array
 
+    def __post_init__(self) -> None:
+        if real_array("target", self.target).ndim != 1:
+            raise ValueError(f"target must have shape (n,), got {np.shape(self.target)}")
+
     def on(self, ops: Ops, dtype: str) -> Self:
         return replace(self, target=ops.xp.asarray(self.target, dtype=dtype))
 
@@ -291,22 +293,20 @@ def _host(array: Array) -> Array:
     return array.get() if hasattr(array, "get") else np.asarray(array)
 
 
-def _number(name: str, value: float) -> float:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be > 0, got {value}")
-    return float(value)
-
-
 def _finite(name: str, value: ArrayLike, n: int, *, array: bool = False) -> Any:
     """value as a float where it is one number (also n times the same one, unless array), else as (n,)."""
-    values = np.asarray(value, dtype=np.float64)
+    values = finite_array(name, value)
     if values.shape not in ((), (n,)):
         raise ValueError(f"{name} must be a number or have shape ({n},), got {values.shape}")
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name} must be finite, got {values[~np.isfinite(values)].flat[0]}")
     if array:
         return np.broadcast_to(values, (n,))
     return float(values.flat[0]) if np.all(values == values.flat[0]) else values
+
+
+def _scaled(factor: float, log_p_pre: ArrayLike) -> Values:
+    """factor log_p_pre; what overflows is refused with g."""
+    with np.errstate(over="ignore"):
+        return np.asarray(factor * finite_array("log_p_pre", log_p_pre))
 
 
 def _positive(name: str, value: ArrayLike, n: int) -> Any:

@@ -14,9 +14,12 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from accel import buffers
 from accel.adam import average, unbiased
+from accel.arrays import check_integer as check_integer
+from accel.arrays import finite_array, plain_array, real_array
 from accel.buffers import Array
 from accel.cublas import PRECISIONS, Precision
 from accel.losses import MarginLoss
@@ -134,10 +137,7 @@ class Ops(SequenceOps):
         x_a, x_b: indices. y: 1 where x_a was preferred, 0 where x_b was, or the share between. weight: >= 0, not
         all 0; None: all 1. Raises ValueError for other shapes or values.
         """
-        a: Array = np.asarray(x_a)
-        b, y = np.asarray(x_b), np.asarray(y, dtype=np.float64)
-        w = np.ones(a.shape) if weight is None else np.asarray(weight, dtype=np.float64)
-        check_pairs(a, b, y, w, n)
+        a, b, y, w = checked_pairs(x_a, x_b, y, weight, n)
         a, b, y, w = (value[w > 0] for value in (a.astype(np.intp), b.astype(np.intp), y, w))
         order = np.lexsort((y, a, (b - a) % n))  # neighbours share no point: no sum waits for the one before
         a, b, y, w = (value[order] for value in (a, b, y, w))
@@ -152,7 +152,7 @@ class Ops(SequenceOps):
         The diagonal says nothing: dropped. ValueError where wins are not square, finite, >= 0, or all 0 off the
         diagonal.
         """
-        wins = wins.tocoo() if hasattr(wins, "tocoo") else np.asarray(wins, dtype=np.float64)
+        wins = wins.tocoo() if hasattr(wins, "tocoo") else finite_array("wins", wins)
         if len(wins.shape) != 2 or wins.shape[0] != wins.shape[1]:
             raise ValueError(f"wins must have shape (n, n), got {wins.shape}")
         x_a, x_b = (wins.row, wins.col) if hasattr(wins, "row") else np.nonzero(wins)
@@ -307,6 +307,17 @@ def _widths(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> tuple[int, ...]:
     return tuple(widths)
 
 
+def checked_pairs(x_a: Any, x_b: Any, y: Any, weight: Any, n: int) -> tuple[NDArray[Any], ...]:
+    """x_a, x_b, y and weight (None: all 1) as arrays, y and weight float64; ValueError as `check_pairs`, and
+    where one is no plain array of real numbers."""
+    check_integer("n", n, 1)
+    a, b = plain_array("x_a", x_a), plain_array("x_b", x_b)
+    y = np.asarray(real_array("y", y), dtype=np.float64)
+    w = np.ones(a.shape) if weight is None else np.asarray(real_array("weight", weight), dtype=np.float64)
+    check_pairs(a, b, y, w, n)
+    return a, b, y, w
+
+
 def check_pairs(x_a: Array, x_b: Array, y: Array, weight: Array, n: int) -> None:
     """ValueError unless x_a, x_b are indices below n, y in [0, 1] and weight >= 0, all of one shape (N,)."""
     if x_a.size == 0:
@@ -323,14 +334,6 @@ def check_pairs(x_a: Array, x_b: Array, y: Array, weight: Array, n: int) -> None
             raise ValueError(f"{name} must be finite in [0, {top:g}], got {value.min()}..{value.max()}")
     if not weight.sum() > 0:
         raise ValueError("weight must have a sum > 0, got no comparison or weights of 0 only")
-
-
-def check_integer(name: str, value: Any, least: int) -> None:
-    """ValueError unless value is an integer >= least; True and False are none."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool):
-        raise ValueError(f"{name} must be an integer, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be >= {least}, got {value}")
 
 
 def moments_checked(params: Params, m: Array, v: Array) -> Array:

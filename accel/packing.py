@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from accel.arrays import check_integer, plain_array
 from accel.buffers import Array
 
 Tokens = NDArray[np.integer[Any]]
@@ -56,7 +57,7 @@ class Packed:
 def check_tokens(tokens: ArrayLike, vocab_size: int, max_len: int) -> Tokens:
     """tokens as an array (B, T); ValueError unless they are integers in 0..vocab_size-1, T <= max_len, and every
     sequence has a token > 0."""
-    tokens = np.asarray(tokens)
+    tokens = plain_array("tokens", tokens)
     if tokens.ndim != 2 or tokens.size == 0 or not np.issubdtype(tokens.dtype, np.integer):
         raise ValueError(f"tokens must be integers of shape (B, T), got {tokens.dtype}, {tokens.shape}")
     if tokens.shape[1] > max_len:
@@ -72,8 +73,7 @@ def check_tokens(tokens: ArrayLike, vocab_size: int, max_len: int) -> Tokens:
 def pack(tokens: ArrayLike, vocab_size: int, max_len: int, bucket: int = BUCKET, xp: Any = np) -> Packed:
     """tokens (B, T), 0 = padding wherever it stands, as rows for xp. Raises ValueError as `check_tokens`, and for
     bucket < 1."""
-    if bucket < 1:
-        raise ValueError(f"bucket must be >= 1, got {bucket}")
+    check_integer("bucket", bucket, 1)
     tokens = check_tokens(tokens, vocab_size, max_len)
     present = tokens > 0
     lengths = np.count_nonzero(present, axis=1)

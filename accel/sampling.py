@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from accel.arrays import check_integer
 from accel.buffers import Array
 from accel.ops_sequence import Cache, SequenceOps
 from accel.transformer import (
@@ -67,6 +68,7 @@ def sample(
         ("batch", batch, math.inf),
         ("eos", eos, config.vocab_size - 1),
     ):
+        check_integer(name, value)
         if not 1 <= value <= top:
             raise ValueError(f"{name} must be >= 1{'' if top == math.inf else f' and <= {top}'}, got {value}")
     kept_tokens, kept_log_p, have, draws = [], [], 0, 0
@@ -104,6 +106,7 @@ def draw(
     gives no more than their key: all backends draw the same sequences from it, but where a rounding decides.
     ValueError where max_length is not in 1..max_len.
     """
+    check_integer("max_length", max_length)
     if not 1 <= max_length <= config.max_len:
         raise ValueError(f"max_length must be >= 1 and <= max_len = {config.max_len}, got {max_length}")
     uniform = ops.uniform(int(rng.integers(1 << 64, dtype=np.uint64)), size, max_length)

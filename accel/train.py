@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from accel import buffers
+from accel.arrays import real_array
 from accel.buffers import Array, Shapes
 from accel.checkpoint import fingerprint
 from accel.minimize import Config, DivergedError, Stopped, Store, check_losses, host, minimize
@@ -110,7 +111,7 @@ def _flat_params(
 ) -> tuple[Array, dict[str, Array]]:
     """A new flat buffer with the first parameters in the order of shapes, and its views."""
     for name in {**shapes, **first}:
-        got = np.shape(first[name]) if name in first else "nothing"
+        got = real_array(f"parameter {name}", first[name]).shape if name in first else "nothing"
         if got != shapes.get(name, "nothing"):
             raise ValueError(f"parameter {name} must have shape {shapes.get(name, 'nothing')}, got {got}")
     return buffers.flatten({name: first[name] for name in shapes}, ops.xp, dtype)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from accel import buffers
+from accel.arrays import check_integer, check_number, plain_array, real_array
 from accel.buffers import Array
 from accel.losses import MarginLoss, logistic
 from accel.ops_sequence import Cache, SequenceOps
@@ -55,8 +56,7 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             least = {"vocab_size": 2, "emb_dim": 4}.get(name, 1)
-            if value < least:
-                raise ValueError(f"{name} must be >= {least}, got {value}")
+            check_integer(name, value, least)
         if self.qkv_dim % self.num_heads:
             sizes = f"{self.qkv_dim} and {self.num_heads}"
             raise ValueError(f"qkv_dim must be divisible by num_heads, got {sizes}")
@@ -133,8 +133,7 @@ def check_params(params: Params, config: TransformerConfig) -> None:
         wrong = sorted(params.keys() ^ shapes.keys()) or "another order"
         raise ValueError(f"params must be those of transformer_shapes(config), in its order, got {wrong}")
     for name, shape in shapes.items():
-        if params[name].shape != shape:
-            raise ValueError(f"params[{name!r}] must have shape {shape}, got {params[name].shape}")
+        real_array(f"params[{name!r}]", params[name], shape)
 
 
 @lru_cache(maxsize=16)
@@ -319,7 +318,8 @@ def preference_step(
     between. Both sequences of all pairs go through the network as one batch. Raises ValueError as
     `log_likelihood_forward`, for other shapes and for y outside [0, 1].
     """
-    tokens, y = pair_tokens(x_a, x_b), np.asarray(y, dtype=np.float64)
+    check_number("beta_reg", beta_reg)
+    tokens, y = pair_tokens(x_a, x_b), np.asarray(real_array("y", y), dtype=np.float64)
     if y.shape != (len(tokens) // 2,) or not np.all((y >= 0) & (y <= 1)):
         raise ValueError(f"y must lie in [0, 1], of shape ({len(tokens) // 2},), got {y.shape}, {y}")
     total, cache = log_likelihood_forward(ops, params, tokens, config, bucket)
@@ -335,7 +335,7 @@ def preference_step(
 
 def pair_tokens(x_a: ArrayLike, x_b: ArrayLike) -> NDArray[np.integer[Any]]:
     """The sequences of x_a above those of x_b, (2 B, max(T, T')); ValueError where they are not as many."""
-    a, b = np.asarray(x_a), np.asarray(x_b)
+    a, b = plain_array("x_a", x_a), plain_array("x_b", x_b)
     if a.ndim != 2 or b.ndim != 2 or len(a) != len(b):
         raise ValueError(f"x_a, x_b must be tokens of shape (B, T) with one B, got {a.shape} and {b.shape}")
     length = max(a.shape[1], b.shape[1])

@@ -9,20 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logsumexp
 
-from reference.pbde import PBDE, Array, check_normalized, finite_array
-
-Indices = NDArray[np.intp]
-
-
-def check_indices(name: str, indices: ArrayLike, n: int) -> Indices:
-    """`indices` as a 1-D integer array within 0..n-1; ValueError otherwise."""
-    array = np.asarray(indices)
-    if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
-        raise ValueError(f"{name} must be a 1-D array of integers, got {array.dtype} of shape {array.shape}")
-    outside = (array < 0) | (array >= n)
-    if outside.any():
-        raise ValueError(f"{name} must lie in 0..{n - 1}, got {array[outside][0]}")
-    return array.astype(np.intp)
+from reference.arrays import Indices as Indices
+from reference.arrays import check_indices, finite_array
+from reference.pbde import PBDE, Array, check_normalized
 
 
 def check_index_pairs(x_a: ArrayLike, x_b: ArrayLike, n: int) -> tuple[Indices, Indices]:

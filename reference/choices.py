@@ -8,22 +8,26 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.sparse.csgraph import breadth_first_order, connected_components
-from scipy.special import expit
+from scipy.special import log_expit, logsumexp
 
+from reference.arrays import finite_array, finite_vector, in_range
 from reference.comparisons import check_preferences
 from reference.optimum import check_wins
-from reference.pbde import Array, finite_array, log_weights
+from reference.pbde import Array, log_weights
 
 
 def winner_density(wins: Any, measure: ArrayLike | None = None) -> Array:
     """Chain of hindsight converges to the density of winners, log of shape (n,): p* tempered, times the proposal.
 
     Trained on "good: winner, bad: loser" and asked for "good", the model draws i with its share of all wins, the
-    row sums of the win matrix; -inf where there are none. For independent draws from q and a Luce annotator,
+    row sums of the win matrix; -inf where there are none. Wins count no outcome against itself. So, for
+    independent draws from q and a Luce annotator, with s(x, x') = sigmoid(log p*(x) - log p*(x')),
 
-        winners(x) / q(x) = 2 E_x'~q sigmoid(log p*(x) - log p*(x')),
+        winners(x) / q(x) = (2 E_x'~q s(x, x') - q(x)) / (1 - sum_x' q(x')^2).
 
-    a function of log p*(x) alone. So its score (gradient of the log) is that of p*, divided by `temperature`.
+    With the pairs of an outcome with itself, each won by that outcome, it is 2 E_x'~q s(x, x'), a function of
+    log p*(x) alone: then the score (gradient of the log) of winners / q is that of p*, divided by `temperature`.
+    Where q spreads over many outcomes, as on a fine grid, q(x) vanishes beside 2 E s, and the two agree.
     """
     wins = check_wins(wins)
     share = np.asarray(wins.sum(axis=1)) / wins.sum()
@@ -35,17 +39,20 @@ def temperature(log_p: ArrayLike, proposal: ArrayLike) -> Array:
     """(n,): tau with grad log p* = tau grad log(winners / q), for x' drawn from q, the proposal, (n,).
 
     With s = sigmoid(log p*(x) - log p*(x')): d log E[s] = E[s (1 - s)] / E[s] d log p*, so
-    tau = E[s] / E[s (1 - s)] > 1: the winners are flatter than p* everywhere.
+    tau = E[s] / E[s (1 - s)] > 1: the winners are flatter than p* everywhere. Both means are summed as logs, of
+    which each alone may underflow. ValueError where tau is beyond float64: all of q then lies far below x.
     """
-    log_p = finite_array("log_p", log_p)
+    log_p = finite_vector("log_p", log_p)
     q = finite_array("proposal", proposal, log_p.shape)
     if (q < 0).any() or abs(q.sum() - 1) > 1e-6:
         raise ValueError(
             f"proposal must be >= 0 and sum to 1, got {q.min():.3g} at least, and {q.sum():.6g} in sum"
         )
     margin = log_p[:, None] - log_p[None, :]
-    win = expit(margin)
-    return np.asarray((win @ q) / ((win * expit(-margin)) @ q))
+    log_win, log_lose = log_expit(margin), log_expit(-margin)
+    with np.errstate(over="ignore"):
+        tau = np.exp(logsumexp(log_win, axis=1, b=q) - logsumexp(log_win + log_lose, axis=1, b=q))
+    return in_range("temperature", np.maximum(tau, 1.0))
 
 
 def people_chain(preference_prob: ArrayLike, transitions: ArrayLike) -> Array:
@@ -81,20 +88,20 @@ def stationary(chain: ArrayLike) -> Array:
     some states are never left for some others, as where people never choose one outcome over another.
     """
     left = _check_chain(chain).copy()
-    n = len(left)
+    n, total = len(left), np.ones(len(left))
     classes = connected_components(sparse.csr_array(left), directed=True, connection="strong")[0]
     if classes > 1:
         raise ValueError(f"chain must be irreducible, got {classes} classes of states")
     for m in range(n - 1, 0, -1):
-        total = left[m, :m].sum()
-        if not total > 0:
+        total[m] = left[m, :m].sum()
+        if not total[m] > 0:
             raise ValueError(f"chain must be irreducible in float64: the way out of state {m} underflows")
-        left[:m, m] /= total
-        left[:m, :m] += np.outer(left[:m, m], left[m, :m])
-    law = np.ones(n)
+        left[:m, :m] += np.outer(left[:m, m], left[m, :m] / total[m])
+    law = np.zeros(n)  # logs: law_m total_m = sum_k < m law_k left_km
     for m in range(1, n):
-        law[m] = law[:m] @ left[:m, m]
-    return np.asarray(np.log(law) - np.log(law.sum()))
+        with np.errstate(divide="ignore"):
+            law[m] = logsumexp(law[:m] + np.log(left[:m, m])) - np.log(total[m])
+    return in_range("the stationary law", law - logsumexp(law))
 
 
 def cycle_residual(chain: ArrayLike) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reference.arrays import integer
 from reference.cases import Claim, Formula
 from reference.estimands import ESTIMANDS
 from reference.theorems import THEOREMS
@@ -35,12 +36,8 @@ def verify(
 
     formula: put in the place of every claim's own. ValueError where largest < 2 or trials < 1.
     """
-    if largest < 2:
-        raise ValueError(f"n must be >= 2, got {largest}")
-    if trials < 1:
-        raise ValueError(f"trials must be >= 1, got {trials}")
-    if seed < 0:
-        raise ValueError(f"seed must be >= 0, got {seed}")
+    for name, value, least in (("n", largest, 2), ("trials", trials, 1), ("seed", seed, 0)):
+        integer(name, value, least)
     verdicts = []
     for k, claim in enumerate(claims):
         rng = np.random.default_rng([seed, k])

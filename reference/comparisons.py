@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from reference.annotators import Indices, check_index_pairs
-from reference.pbde import Array, finite_array
+from reference.arrays import Array, finite_array, finite_sparse, integer, not_negative, plain_array
 from reference.reading import Columns, Default, Ties, read_comparisons
 
 
@@ -24,8 +24,7 @@ def pair_proposal(proposal: Any, n: int) -> Any:
     ever pairs outcomes with themselves.
     """
     if sparse.issparse(proposal):
-        pairs = sparse.csr_array(proposal, dtype=np.float64)
-        finite_array("proposal", pairs.data)
+        pairs = finite_sparse("proposal", proposal)
         shape, lowest, total = pairs.shape, min(pairs.data.min(initial=0.0), 0.0), pairs.sum()
     else:
         dense = finite_array("proposal", proposal)
@@ -79,8 +78,8 @@ def check_preferences(preference_prob: ArrayLike) -> Array:
 
 def draw_pairs(proposal: Any, size: int, n: int, rng: np.random.Generator) -> tuple[Indices, Indices]:
     """`size` ordered pairs of different outcomes from the proposal: x_a and x_b of shape (size,)."""
-    pairs = sparse.coo_array(pair_proposal(proposal, n))
-    drawn = rng.choice(pairs.nnz, size=size, p=pairs.data / pairs.data.sum())
+    pairs = sparse.coo_array(pair_proposal(proposal, integer("n", n, 1)))
+    drawn = rng.choice(pairs.nnz, size=integer("size", size, 0), p=pairs.data / pairs.data.sum())
     return pairs.row[drawn].astype(np.intp), pairs.col[drawn].astype(np.intp)
 
 
@@ -106,7 +105,7 @@ class Comparisons:
     dropped: int = field(init=False)
 
     def __post_init__(self) -> None:
-        x_a, x_b = check_index_pairs(self.x_a, self.x_b, self.n)
+        x_a, x_b = check_index_pairs(self.x_a, self.x_b, integer("n", self.n, 0))
         y = finite_array("y", self.y, x_a.shape)
         if ((y < 0) | (y > 1)).any():
             raise ValueError(f"y must lie in [0, 1], got {y[(y < 0) | (y > 1)][0]}")
@@ -119,9 +118,10 @@ class Comparisons:
             raise ValueError(f"weight must be finite in sum, got weights up to {weight.max():.3g}; rescale them")
         if self.labels is not None and len(self.labels) != self.n:
             raise ValueError(f"labels must name all {self.n} items, got {len(self.labels)}")
-        annotator = None if self.annotator is None else np.asarray(self.annotator)
+        annotator = None if self.annotator is None else plain_array("annotator", self.annotator)
         if annotator is not None and annotator.shape != x_a.shape:
             raise ValueError(f"annotator must have shape {x_a.shape}, got {annotator.shape}")
+        not_negative("ties_left_out", self.ties_left_out)
         differ = x_a != x_b
         kept = {"x_a": x_a, "x_b": x_b, "y": y, "weight": weight, "annotator": annotator}
         for name, array in kept.items():

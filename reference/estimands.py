@@ -9,7 +9,7 @@ from scipy.optimize import linprog
 from reference import targets
 from reference.annotators import Annotator, Population
 from reference.cases import FORMULA, SOLVED, Claim, Formula, draw_density, draw_proposal
-from reference.choices import cycle_residual, people_chain, stationary, temperature
+from reference.choices import cycle_residual, people_chain, stationary, temperature, winner_density
 from reference.comparisons import win_matrix
 from reference.hinge import GAP_ALLOWED
 from reference.methods import dpo, ilhf, reward, rrhf, rso, slic_hf
@@ -152,12 +152,14 @@ def rso_hinge(rng: np.random.Generator, n: int, formula: Formula = lambda *given
 
 
 def hindsight(rng: np.random.Generator, n: int, formula: Formula = temperature) -> float:
-    """d log(winners / q) = d log p* / tau, with p / (p + p') written out and a complex step in log p(x)."""
-    log_p, q = draw_density(rng, n), rng.dirichlet(np.ones(n))
+    """Winners / q, with self-comparisons, is 2 E p / (p + p'); d log of it = d log p* / tau, by a complex step."""
+    log_p, q = draw_density(rng, n), rng.dirichlet(np.ones(n) * 5)
     p = np.exp(log_p)
     moved = (p * np.exp(1j * STEP))[:, None]
-    slope = np.imag(np.log((moved / (moved + p)) @ q)) / STEP
-    return _error(slope * formula(log_p, q), np.ones(n))
+    per_draw = 2 * (moved / (moved + p)) @ q
+    others = np.exp(winner_density(win_matrix(_luce(log_p), q))) * (1 - q @ q)  # winners against another outcome
+    slope = np.imag(np.log(per_draw)) / STEP
+    return max(_error((others + q**2) / q, per_draw.real), _error(slope * formula(log_p, q), np.ones(n)))
 
 
 def draw_transitions(rng: np.random.Generator, n: int) -> Array:

@@ -11,26 +11,29 @@ from scipy import sparse
 from scipy.special import expit
 
 from reference.annotators import Indices
+from reference.arrays import item
 from reference.comparisons import Comparisons
 from reference.davidson import PairCounts, davidson, log_probabilities, saturated_log_likelihood
 from reference.inference import (
     COVARIANCE_LIMIT,
     check_size,
+    contrast_variances,
     doubly_centred,
     grounded_covariance,
     heaviest,
     log_p_covariance,
+    resistances,
     sandwich,
     squared_residuals,
 )
-from reference.laplacian import centred
-from reference.newton import Pairs, summary
+from reference.laplacian import NotConvergedError, centred
+from reference.newton import Pairs, curvatures, summary
 from reference.optimum import check_wins, optimum, strong_components
 from reference.pbde import PBDE, Array
 
 PRIOR_LIMIT = 1e6  # ghost comparisons: beyond this nothing is left of any data
 NORMAL_95 = 1.959963984540054  # the .975 quantile of the standard normal
-ROUNDING = 1e-15  # of a variance, relative
+EXACT_CONTRASTS = 2000  # items: so many have every contrast exactly, in n^3 multiplications, where some cancel
 
 Ties = Literal["half", "davidson"]
 
@@ -64,7 +67,8 @@ class Fit:
     omega_covariance: (n, n) in that gauge, None above 5,000 items; se_log_p, se_omega: standard errors (n,), NaN
     there. log_likelihood, and `saturated`: what it could be at best, with probabilities of its own for every
     pair. compared: comparisons of each item, (n,). newton_step: the certificate. log_nu: Davidson's tie
-    parameter and its standard error, where it was asked for.
+    parameter and its standard error, where it was asked for. contrasts: (n, n), the variances of
+    omega_i - omega_j, NaN where they are lost in rounding; None above 5,000 items.
     """
 
     log_p: Array
@@ -77,6 +81,7 @@ class Fit:
     compared: Array
     newton_step: float
     log_nu: tuple[float, float] | None = None
+    contrasts: Array | None = None
 
     def interval(self) -> tuple[Array, Array]:
         """The 95 % interval of each density, (n,) and (n,): exp(log p -+ 1.96 standard errors)."""
@@ -86,13 +91,15 @@ class Fit:
     def predict(self, a: int, b: int) -> tuple[float, float, float]:
         """Prob(a preferred to b), and its 95 % interval: sigmoid(omega_a - omega_b -+ 1.96 standard errors).
 
-        The interval is NaN where there is no covariance.
+        The interval is NaN where there is no covariance. ValueError unless a and b are items; NotConvergedError
+        where the standard error is lost in rounding.
         """
+        a, b = (item(name, value, len(self.omega)) for name, value in (("a", a), ("b", b)))
         margin, error = self.omega[a] - self.omega[b], np.nan
-        if self.omega_covariance is not None:
-            c = self.omega_covariance
-            apart = c[a, a] + c[b, b]
-            error = np.sqrt(max(apart - 2 * c[a, b], 0.0) + (a != b) * ROUNDING * apart)
+        if self.contrasts is not None:
+            error = float(np.sqrt(self.contrasts[a, b]))
+            if not np.isfinite(error):
+                raise NotConvergedError(f"the standard error of omega[{a}] - omega[{b}] is lost in rounding")
         low, high = margin - NORMAL_95 * error, margin + NORMAL_95 * error
         return float(expit(margin)), float(expit(low)), float(expit(high))
 
@@ -136,16 +143,20 @@ def _fit_luce(comparisons: Comparisons, wins: Any, model: PBDE, options: Options
     fitted = with_ghost(wins, options.prior) if options.prior else wins
     found = optimum(fitted, PBDE.luce())
     omega = centred(found.omega[:n])
-    spread = None
+    spread = contrasts = None
     if n <= COVARIANCE_LIMIT:
         ground = heaviest(model.log_p(omega), model)
         spread = grounded_covariance(fitted, found, ground, COVARIANCE_LIMIT + 1)[:n, :n]
         if options.robust:
             spread = sandwich(spread, squared_residuals(comparisons, omega))
+        contrasts = contrast_variances(spread)
+        if np.isnan(contrasts).any() and not options.robust and n <= EXACT_CONTRASTS:
+            contrasts = resistances(curvatures(check_wins(fitted), found.omega))[:n, :n]
     loss, divergence, _ = summary(Pairs.of(wins), omega)
     return {
         "omega": omega,
         "spread": spread,
+        "contrasts": contrasts,
         "log_likelihood": -loss,
         "saturated": divergence - loss,
         "newton_step": found.newton_step,
@@ -157,10 +168,12 @@ def _fit_davidson(comparisons: Comparisons, wins: Any, model: PBDE, options: Opt
     observed = PairCounts.of(comparisons)
     found = davidson(observed.with_ghost(options.prior) if options.prior else observed)
     omega, total = centred(found.omega[: comparisons.n]), observed.outcomes.sum()
+    spread = found.covariance[: comparisons.n, : comparisons.n]
     log_likelihood = float((observed.outcomes * log_probabilities(observed, omega, found.theta)).sum())
     return {
         "omega": omega,
-        "spread": found.covariance[: comparisons.n, : comparisons.n],
+        "spread": spread,
+        "contrasts": contrast_variances(spread),
         "log_likelihood": log_likelihood / total,
         "saturated": saturated_log_likelihood(observed) / total,
         "newton_step": found.newton_step,

@@ -26,6 +26,7 @@ from reference.optimum import Optimum, check_wins
 from reference.pbde import PBDE, Array, log_weights
 
 COVARIANCE_LIMIT = 5000  # items: an (n, n) array of 200 MB, and n^3 multiplications
+DIGITS_LEFT = 1e-6  # of two variances: a difference of them above it has some nine digits
 CONDITION_LIMIT = 1e-10  # the reciprocal: six digits are left of an inverse
 
 
@@ -47,7 +48,8 @@ def grounded_covariance(wins: Any, optimum: Optimum, ground: int, limit: int = C
     others = np.delete(np.arange(len(conductance)), ground)
     order = np.append(others, ground)
     found = np.zeros_like(conductance)
-    found[np.ix_(others, others)] = grounded_inverse(conductance[np.ix_(order, order)])
+    with np.errstate(all="ignore"):  # what is not finite is refused
+        found[np.ix_(others, others)] = grounded_inverse(conductance[np.ix_(order, order)])
     if not np.isfinite(found).all():
         raise NotConvergedError("a variance is larger than float64 can hold")
     return found
@@ -65,6 +67,41 @@ def doubly_centred(covariance: Array) -> Array:
     """(n, n): the covariance of omega in any gauge -> in that of mean(omega) = 0."""
     rows = covariance - covariance.mean(axis=0)
     return np.asarray(rows - rows.mean(axis=1, keepdims=True))
+
+
+def contrast_variances(covariance: Array) -> Array:
+    """(n, n): Var(omega_i - omega_j) = C_ii + C_jj - 2 C_ij for C in any gauge; NaN where that cancels.
+
+    The gauge decides what cancels: two items that are near each other, and both far from the ground, do.
+    """
+    variance = np.diag(covariance)
+    apart = variance[:, None] + variance
+    found = apart - 2 * covariance
+    found[~(found > DIGITS_LEFT * apart)] = np.nan
+    np.fill_diagonal(found, 0.0)
+    return np.asarray(found)
+
+
+def resistances(conductance: Array) -> Array:
+    """(n, n): Var(omega_i - omega_j) for the observed information of curvatures c (n, n); each to some roundings.
+
+    Node m leaves the network as in `star_mesh`, joined to those that stay by S = sum_k c_mk, s_k = c_mk / S. So
+    omega_m is their mean by s, plus noise of variance 1 / S, and on the way back
+
+        R_mi = 1 / S + sum_k s_k R_ki - sum_kl s_k s_l R_kl / 2.
+
+    What is subtracted is at most some n^2 / S larger than what is left, whatever the conductances.
+    """
+    c, n = conductance.copy(), len(conductance)
+    total, found = np.zeros(n), np.zeros((n, n))
+    for m in range(n - 1):
+        total[m] = c[m, m + 1 :].sum()
+        c[m + 1 :, m + 1 :] += np.outer(c[m, m + 1 :], c[m, m + 1 :] / total[m])
+    for m in range(n - 2, -1, -1):
+        share = c[m, m + 1 :] / total[m]
+        mean = found[m + 1 :, m + 1 :] @ share
+        found[m, m + 1 :] = found[m + 1 :, m] = 1 / total[m] + mean - share @ mean / 2
+    return found
 
 
 def inverse(information: Array) -> Array:
@@ -106,7 +143,11 @@ def covariance(wins: Any, optimum: Optimum, model: PBDE, measure: ArrayLike | No
     float64.
     """
     spread = grounded_covariance(wins, optimum, heaviest(optimum.log_p, model, measure))
-    return log_p_covariance(spread, optimum.log_p, model, measure)
+    with np.errstate(all="ignore"):
+        found = log_p_covariance(spread, optimum.log_p, model, measure)
+    if not np.isfinite(found).all():
+        raise NotConvergedError("a variance is larger than float64 can hold")
+    return found
 
 
 def log_p_covariance(

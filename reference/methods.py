@@ -25,7 +25,6 @@ Wins are (n, n), dense or sparse: W_ij says how often i was preferred to j, in a
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,9 +34,10 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from reference.annotators import Indices
+from reference.arrays import finite_array, not_negative, positive
 from reference.hinge import Hinges, Minimum, hinge_minimum
 from reference.optimum import Optimum, check_wins, optimum
-from reference.pbde import PBDE, Array, check_normalized, finite_array, log_weights, positive
+from reference.pbde import PBDE, Array, check_normalized, log_weights
 
 __all__ = ["Minimum", "Reward", "dpo", "ilhf", "reward", "rrhf", "rso", "slic_hf"]
 
@@ -93,7 +93,9 @@ def slic_hf(
     pre = _density("log_p_pre", log_p_pre, wins, measure)
     mass = np.maximum(np.exp(pre + log_weights(measure, len(pre))), np.finfo(np.float64).tiny)  # > 0, as p_pre is
     hinges = Hinges.of(wins, float(wins.sum()))
-    return hinge_minimum(hinges, PBDE.luce(), _at_least_0("delta", delta), _at_least_0("lam", lam) * mass, measure)
+    return hinge_minimum(
+        hinges, PBDE.luce(), not_negative("delta", delta), not_negative("lam", lam) * mass, measure
+    )
 
 
 def rso(wins: Any, log_p_pre: ArrayLike, gamma: float, measure: ArrayLike | None = None) -> Minimum:
@@ -130,9 +132,3 @@ def rrhf(wins: Any, lengths: ArrayLike, measure: ArrayLike | None = None) -> Min
 
 def _density(name: str, log_p: ArrayLike, wins: Any, measure: ArrayLike | None) -> Array:
     return check_normalized(name, finite_array(name, log_p, (wins.shape[0],)), measure)
-
-
-def _at_least_0(name: str, value: float) -> float:
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} must be >= 0, got {value}")
-    return float(value)

@@ -319,7 +319,7 @@ def summary(pairs: Pairs, omega: Array) -> tuple[float, float, float]:
         omega_i, omega_j = pairs.ends(omega, block)
         log_win = -np.logaddexp(0, omega_j - omega_i) if np.ptp(omega) > 600 else np.log(win)
         total = won + lost
-        log_share = np.log(np.maximum(won, TINY) / np.maximum(total, TINY))
+        log_share = np.log(np.maximum(won / np.maximum(total, TINY), TINY))  # 0 wins of 1e24 have no log
         loss -= float(np.vdot(won, log_win))
         divergence += float(np.vdot(won, log_share - log_win))
         phi = pairs.node_sums(won * lose - lost * win)

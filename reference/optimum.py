@@ -21,10 +21,11 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from reference.annotators import Indices
+from reference.arrays import finite_array, finite_sparse
 from reference.bridges import minimize_by_parts
 from reference.laplacian import NotConvergedError
 from reference.newton import Pairs, summary
-from reference.pbde import PBDE, Array, finite_array, log_weights
+from reference.pbde import PBDE, Array, log_weights
 
 __all__ = [
     "NotConvergedError",
@@ -92,9 +93,8 @@ def optimum(wins: Any, model: PBDE, measure: ArrayLike | None = None) -> Optimum
 def check_wins(wins: Any) -> Any:
     """wins as a float64 array or CSR array with an empty diagonal; ValueError where they are no win matrix."""
     if sparse.issparse(wins):
-        checked = sparse.csr_array(wins, dtype=np.float64, copy=True)
-        checked.sum_duplicates()
-        values = finite_array("wins", checked.data)
+        checked = finite_sparse("wins", wins)
+        values = checked.data
     else:
         values = checked = finite_array("wins", wins)
     if checked.ndim != 2 or checked.shape[0] != checked.shape[1]:

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import logsumexp, softmax
 
-Array = NDArray[np.float64]
+from reference.arrays import Array as Array
+from reference.arrays import finite_array as finite_array
+from reference.arrays import finite_vector, in_range
+from reference.arrays import positive as positive
 
 MASS_TOLERANCE = 1e-6  # a log total mass further from 0 than this is a mistake, not rounding
-
-
-def finite_array(name: str, value: ArrayLike, shape: tuple[int, ...] | None = None) -> Array:
-    """`value` as a finite float64 array, of `shape` where one is asked; ValueError otherwise."""
-    array = np.asarray(value, dtype=np.float64)
-    if shape is not None and array.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite, got {array[~np.isfinite(array)].flat[0]}")
-    return array
-
-
-def positive(name: str, value: float) -> float:
-    """`value` if it is a finite number > 0; ValueError otherwise."""
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be > 0, got {value}")
-    return float(value)
 
 
 def log_weights(measure: ArrayLike | None, n: int) -> Array:
@@ -48,15 +33,14 @@ def log_mass(log_p: Array, measure: ArrayLike | None = None) -> float:
 
 def normalize(log_p: ArrayLike, measure: ArrayLike | None = None) -> Array:
     """(n,) -> (n,): log_p less its log total mass, so that sum_x measure(x) p(x) = 1."""
-    array = finite_array("log_p", log_p)
-    return array - log_mass(array, measure)
+    array = finite_vector("log_p", log_p)
+    with np.errstate(over="ignore"):
+        return in_range("the normalised log_p", array - log_mass(array, measure))
 
 
 def check_normalized(name: str, log_p: ArrayLike, measure: ArrayLike | None = None) -> Array:
     """(n,) -> (n,): log_p normalised to the last digit; ValueError where it was not within 1e-6 of it."""
-    array = finite_array(name, log_p)
-    if array.ndim != 1 or array.size == 0:
-        raise ValueError(f"{name} must have shape (n,) with n >= 1, got {array.shape}")
+    array = finite_vector(name, log_p)
     mass = log_mass(array, measure)
     if abs(mass) > MASS_TOLERANCE:
         against = "its sum" if measure is None else "its integral against measure"
@@ -101,17 +85,22 @@ class PBDE:
         array = finite_array("lengths", lengths)
         if not (array > 0).all():
             raise ValueError(f"lengths must be > 0, got {array.min()}")
-        return cls(positive("scale", scale) / array, 0.0)
+        with np.errstate(over="ignore"):  # f is then refused
+            return cls(positive("scale", scale) / array, 0.0)
 
     @classmethod
     def dpo(cls, beta: float, log_p_pre: ArrayLike) -> PBDE:
         """Eq. 16: f = beta > 0, g = -beta log p_pre."""
-        return cls(positive("beta", beta), -beta * finite_array("log_p_pre", log_p_pre))
+        beta, pre = positive("beta", beta), finite_array("log_p_pre", log_p_pre)
+        with np.errstate(over="ignore"):  # g is then refused
+            return cls(beta, -beta * pre)
 
     @classmethod
     def geometric(cls, alpha: float, log_p_pre: ArrayLike) -> PBDE:
         """Eq. 19: f = 1 / alpha, g = (1 - 1 / alpha) log p_pre, alpha > 0 (a weighted mean for alpha <= 1)."""
-        return cls(1 / positive("alpha", alpha), (1 - 1 / alpha) * finite_array("log_p_pre", log_p_pre))
+        alpha, pre = positive("alpha", alpha), finite_array("log_p_pre", log_p_pre)
+        with np.errstate(over="ignore", invalid="ignore"):  # f or g is then refused
+            return cls(1 / alpha, (1 - 1 / alpha) * pre)
 
     def over(self, n: int) -> tuple[Array, Array]:
         """f and g as arrays of shape (n,); ValueError where they belong to another support."""
@@ -122,17 +111,14 @@ class PBDE:
 
     def omega(self, log_p: ArrayLike) -> Array:
         """(n,) -> (n,): Omega of Eq. 11."""
-        array = finite_array("log_p", log_p)
-        if array.ndim != 1:
-            raise ValueError(f"log_p must have shape (n,), got {array.shape}")
+        array = finite_vector("log_p", log_p)
         f, g = self.over(len(array))
-        return f * array + g
+        with np.errstate(over="ignore", invalid="ignore"):
+            return in_range("omega", f * array + g)
 
     def log_p(self, omega: ArrayLike, measure: ArrayLike | None = None) -> Array:
         """(n,) -> (n,): THE normalised log_p with self.omega(log_p) = omega + C for some constant C."""
-        array = finite_array("omega", omega)
-        if array.ndim != 1 or array.size == 0:
-            raise ValueError(f"omega must have shape (n,) with n >= 1, got {array.shape}")
+        array = finite_vector("omega", omega)
         f, g = self.over(len(array))
         constant = _normalizing_constant((array - g) / f + log_weights(measure, len(array)), f)
         return (array - g + constant) / f

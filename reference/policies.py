@@ -6,30 +6,34 @@ cancels in log pi / p_pre. The objectives take complex logits too: a derivative 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from reference.pbde import Array, check_normalized, finite_array, normalize, positive
+from reference.arrays import finite_array, finite_vector, in_range, integer, not_negative, plain_array, positive
+from reference.pbde import Array, check_normalized, normalize
 
 
 def log_policy(logits: Any) -> Any:
     """(n,) -> (n,): log softmax(logits), real or complex."""
-    shifted = np.asarray(logits) - np.real(logits).max()
+    array = plain_array("logits", logits)
+    finite_vector("logits", array.real)
+    shifted = array - array.real.max()
     return shifted - np.log(np.exp(shifted).sum())
 
 
 def expected_reward(logits: Any, reward: ArrayLike) -> Any:
     """Eq. 3: E_pi[r], whose maximum over policies is max r, at any policy on the argmax of r: not a density."""
-    return np.exp(log_policy(logits)) @ np.asarray(reward)
+    pi = np.exp(log_policy(logits))
+    return pi @ finite_array("reward", reward, pi.shape)
 
 
 def kl_objective(logits: Any, reward: ArrayLike, log_p_pre: ArrayLike, beta: float) -> Any:
     """Eq. 13: E_pi[r] - beta KL(pi || p_pre), whose maximiser is p_pre exp(r / beta), normalised (Eq. 14)."""
     log_pi = log_policy(logits)
-    return np.exp(log_pi) @ (np.asarray(reward) - beta * (log_pi - np.asarray(log_p_pre)))
+    gain, pre = finite_array("reward", reward, log_pi.shape), finite_array("log_p_pre", log_p_pre, log_pi.shape)
+    return np.exp(log_pi) @ (gain - positive("beta", beta) * (log_pi - pre))
 
 
 def policy_gradient(logits: ArrayLike, reward: ArrayLike) -> Array:
@@ -37,9 +41,10 @@ def policy_gradient(logits: ArrayLike, reward: ArrayLike) -> Array:
 
     grad log pi(x) with respect to the logits is e_x - pi.
     """
-    pi = np.exp(log_policy(finite_array("logits", logits)))
+    pi = np.exp(log_policy(finite_vector("logits", logits)))
     gain = pi * finite_array("reward", reward, pi.shape)
-    return np.asarray(gain - pi * gain.sum())
+    with np.errstate(over="ignore", invalid="ignore"):
+        return in_range("the gradient", gain - pi * gain.sum())
 
 
 def kl_gradient(logits: ArrayLike, reward: ArrayLike, log_p_pre: ArrayLike, beta: float) -> Array:
@@ -50,9 +55,10 @@ def kl_gradient(logits: ArrayLike, reward: ArrayLike, log_p_pre: ArrayLike, beta
     """
     pre = check_normalized("log_p_pre", log_p_pre)
     log_pi = log_policy(finite_array("logits", logits, pre.shape))
-    return policy_gradient(
-        logits, finite_array("reward", reward, pre.shape) - positive("beta", beta) * (log_pi - pre)
-    )
+    gain, beta = finite_array("reward", reward, pre.shape), positive("beta", beta)
+    with np.errstate(over="ignore", invalid="ignore"):
+        held = in_range("the reward less its KL term", gain - beta * (log_pi - pre))
+    return policy_gradient(logits, held)
 
 
 def natural_gradient(
@@ -67,12 +73,10 @@ def natural_gradient(
     pre = check_normalized("log_p_pre", log_p_pre)
     current = normalize(finite_array("log_pi", log_pi, pre.shape))
     gain = finite_array("reward", reward, pre.shape)
-    if not (math.isfinite(beta) and beta >= 0):
-        raise ValueError(f"beta must be >= 0, got {beta}")
-    if positive("eta", eta) * beta >= 2:
+    beta, eta = not_negative("beta", beta), positive("eta", eta)
+    if eta * beta >= 2:
         raise ValueError(f"eta beta must be < 2, got {eta * beta}; ascent would overshoot")
-    if steps < 0:
-        raise ValueError(f"steps must be >= 0, got {steps}")
-    for _ in range(steps):
-        current = normalize(current + eta * (gain - beta * (current - pre)))
+    for _ in range(integer("steps", steps, 0)):
+        with np.errstate(over="ignore", invalid="ignore"):  # normalize refuses it
+            current = normalize(current + eta * (gain - beta * (current - pre)))
     return current

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from reference.annotators import Annotator
+from reference.arrays import finite_array, positive
 from reference.comparisons import check_preferences, pair_proposal
 from reference.laplacian import star_mesh
-from reference.pbde import PBDE, Array, check_normalized, finite_array, normalize, positive
+from reference.optimum import NotIdentifiableError, strong_components
+from reference.pbde import PBDE, Array, check_normalized, normalize
 
 
 def recovered(annotator: Annotator, model: PBDE, measure: ArrayLike | None = None) -> Array:
@@ -29,7 +31,8 @@ def product_of_experts(
     """Eq. 17, (n,): pi proportional to p_pre p^(1 / beta): DPO, taught by a Luce annotator."""
     beta = positive("beta", beta)
     p, pre = _two_densities(log_p, log_p_pre, measure)
-    return normalize(pre + p / beta, measure)
+    with np.errstate(over="ignore"):  # normalize refuses it
+        return normalize(pre + p / beta, measure)
 
 
 def geometric_mean(
@@ -45,7 +48,8 @@ def kl_control(reward: ArrayLike, log_p_pre: ArrayLike, beta: float, measure: Ar
     """Eq. 14, (n,): pi proportional to p_pre exp(reward / beta), the maximiser of Eq. 13."""
     beta = positive("beta", beta)
     pre = check_normalized("log_p_pre", log_p_pre, measure)
-    return normalize(pre + finite_array("reward", reward, pre.shape) / beta, measure)
+    with np.errstate(over="ignore"):  # normalize refuses it
+        return normalize(pre + finite_array("reward", reward, pre.shape) / beta, measure)
 
 
 def ipo(
@@ -60,8 +64,8 @@ def ipo(
     IPO minimises E_q (d_a - d_b - (2 P_ab - 1) / (2 tau))^2, d = log pi / p_pre, up to a constant.
     proposal (n,), independent draws: d_a = E_b P_ab / tau, the Borda score. proposal (n, n): the weighted
     Laplacian system sum_b w_ab (d_a - d_b) = sum_b w_ab (2 P_ab - 1) / (2 tau), w = q + q^T. P's diagonal is not
-    looked at: an outcome against itself says nothing. ValueError where the proposal's graph is not connected,
-    and as `check_preferences`.
+    looked at: an outcome against itself says nothing. NotIdentifiableError where the pairs that the proposal
+    draws do not connect all outcomes, as where a proposal (n,) is 0 somewhere; ValueError as `check_preferences`.
     """
     tau = positive("tau", tau)
     pre = check_normalized("log_p_pre", log_p_pre, measure)
@@ -69,15 +73,30 @@ def ipo(
     prob = check_preferences(finite_array("preference_prob", preference_prob, (n, n))).copy()
     np.fill_diagonal(prob, 0.5)
     pairs = pair_proposal(proposal, n)
-    if np.ndim(proposal) == 1:
-        return normalize(pre + prob @ np.asarray(proposal) / tau, measure)
+    if not sparse.issparse(proposal) and np.ndim(proposal) == 1:
+        q = finite_array("proposal", proposal, (n,))
+        _check_connected(np.outer(q > 0, q > 0))
+        with np.errstate(over="ignore"):  # normalize refuses it
+            return normalize(pre + prob @ (q / q.sum()) / tau, measure)
     weight = pairs + pairs.T
     weight = weight.toarray() if sparse.issparse(weight) else weight
-    count, _ = sparse.csgraph.connected_components(sparse.csr_array(weight > 0), directed=False)
-    if count > 1:
-        raise ValueError(f"proposal must connect all outcomes, got {count} components")
-    flow = weight * (prob - prob.T) / (2 * tau)
-    return normalize(pre + star_mesh(weight, flow[None])[:, 0], measure)
+    _check_connected(weight > 0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        flow = weight * (prob - prob.T) / (2 * tau)
+        return normalize(pre + star_mesh(weight, flow[None])[:, 0], measure)
+
+
+def _check_connected(compared: NDArray[np.bool_]) -> None:
+    """NotIdentifiableError unless the pairs marked, (n, n) and symmetric, connect all outcomes."""
+    components = strong_components(compared)
+    if len(components) > 1:
+        sizes = ", ".join(str(len(component)) for component in components[:8])
+        more = ", ..." if len(components) > 8 else ""
+        raise NotIdentifiableError(
+            f"proposal must connect all outcomes, got {len(components)} components (sizes {sizes}{more}); draw "
+            "pairs that link them, or leave out the outcomes that are never drawn",
+            components,
+        )
 
 
 def _two_densities(log_p: ArrayLike, log_p_pre: ArrayLike, measure: ArrayLike | None) -> tuple[Array, Array]:
