@@ -189,7 +189,7 @@ def check_losses(losses: NDArray[np.float64], since: int, config: Config) -> Non
     """DivergedError where one of losses[since:] is not finite, or above the first by the rule of Config."""
     first = losses[0] if len(losses) else 0.0
     recent = losses[since:]
-    bad = ~(recent <= first + config.divergence * (1 + abs(first)))
+    bad = ~(np.isfinite(recent) & (recent <= first + config.divergence * (1 + abs(first))))
     if bad.any():
         step = since + int(np.argmax(bad))
         if step == 0:

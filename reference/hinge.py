@@ -34,7 +34,8 @@ from reference.pbde import PBDE, Array, log_weights
 
 GAP_ALLOWED = 1e-6  # of a minimum, relative to 1 + |loss|
 GAP_AIMED = 1e-13  # where the interior-point method stops, if rounding lets it come that far
-REACH = 2.0  # nats of log pi
+CURVED = (0.05, 1.0, 0.01)  # of the total mass, 1: the most that a step's linearisation may be wrong by, in turn
+SMALLEST_MASS = 1e-30  # in the curvature only: below, the step has no other limit than the hinges
 FEASIBLE = 1e-10  # the tolerance of the linear program, in mean weights: the smallest that HiGHS takes
 NEGLIGIBLE = 1e-10  # of the mean weight: such pairs stay out of the linear program, never out of the loss
 
@@ -102,15 +103,23 @@ def hinge_minimum(
     """
     if likelihood.any():
         with np.errstate(all="ignore"):  # where float64 ends, the best iterate so far is judged by its gap
-            found = _interior_point(hinges, model, delta, likelihood, measure)
+            for curved in CURVED:
+                found = _interior_point(hinges, model, delta, likelihood, measure, curved)
+                if _certified(found):
+                    break
     else:
         found = _linear_program(hinges, model, delta, measure)
-    if not found.gap <= GAP_ALLOWED * (1 + abs(found.loss)):
+    if not _certified(found):
         raise NotConvergedError(
             f"the certificate was missed: the duality gap is {found.gap:.1e}, allowed "
             f"{GAP_ALLOWED * (1 + abs(found.loss)):.1e}; in float64 these wins or this p_pre span too many decades"
         )
     return found
+
+
+def _certified(found: Minimum) -> bool:
+    """Whether the gap is finite and small: an infinite gap is within an infinite tolerance and proves nothing."""
+    return bool(np.isfinite([found.loss, found.gap]).all()) and found.gap <= GAP_ALLOWED * (1 + abs(found.loss))
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +134,7 @@ class _Iterate:
 
 
 def _interior_point(
-    hinges: Hinges, model: PBDE, delta: float, likelihood: Array, measure: ArrayLike | None
+    hinges: Hinges, model: PBDE, delta: float, likelihood: Array, measure: ArrayLike | None, curved: float
 ) -> Minimum:
     """c > 0: Mehrotra's predictor-corrector method (1992) along the central path a t = b s = mu -> 0.
 
@@ -133,7 +142,8 @@ def _interior_point(
     may span many decades. Every iterate is normalised: its log pi is THE density that has its omega.
     """
     f, _ = model.over(hinges.n)
-    omega = model.omega(np.log(likelihood / likelihood.sum()) - log_weights(measure, hinges.n))
+    log_measure = log_weights(measure, hinges.n)
+    omega = model.omega(np.log(likelihood / likelihood.sum()) - log_measure)
     z, half = delta - hinges.margins(omega), np.full(len(hinges.weight), 0.5)
     slack = np.maximum(z, 0) + delta + f.mean()  # log pi moves by about 1, so omega by about f
     iterate, stalled = _Iterate(omega, half, half, slack, slack - z), 0
@@ -142,13 +152,13 @@ def _interior_point(
         log_p = model.log_p(iterate.omega, measure)
         loss = float(hinges.weight @ np.maximum(delta - hinges.margins(iterate.omega), 0) - likelihood @ log_p)
         gap = loss - _dual_bound(hinges, hinges.weight * iterate.a, model, delta, likelihood, measure)
-        stalled = stalled + 1 if 0.9 * best.gap <= gap < GAP_ALLOWED else 0
+        allowed = GAP_ALLOWED * (1 + abs(loss))
+        stalled = stalled + 1 if 0.9 * best.gap <= gap < allowed else 0
         best = Minimum(log_p, loss, max(gap, 0.0), True) if gap < best.gap else best
         if best.gap <= GAP_AIMED * (1 + abs(loss)) or stalled > 5:
             break
         try:
-            density = np.exp(log_p + log_weights(measure, hinges.n)) / f
-            iterate = _predictor_corrector(hinges, iterate, density / density.sum(), f, likelihood)
+            iterate = _predictor_corrector(hinges, iterate, np.exp(log_p + log_measure), f, likelihood, curved)
         except (LinAlgError, ValueError):  # not positive definite, or no longer finite
             break
         if not np.isfinite(iterate.omega).all():
@@ -156,25 +166,34 @@ def _interior_point(
     return best
 
 
-def _predictor_corrector(hinges: Hinges, at: _Iterate, v: Array, f: Array, likelihood: Array) -> _Iterate:
-    """One step; no log pi moves by more than REACH, so that pi stays near its linearisation. May be LinAlgError.
+def _predictor_corrector(
+    hinges: Hinges, at: _Iterate, p: Array, f: Array, likelihood: Array, curved: float
+) -> _Iterate:
+    """One step from the masses p = pi m, with the normalisation linearised. May be LinAlgError.
 
-    f_i dlog pi_i = domega_i - v.domega, v proportional to pi m / f, keeps pi normalised. So the likelihood term
-    G = -sum_i c_i log pi_i has G' = S v - c / f and G'' = S (diag u - u v^T - v u^T + v v^T sum u), with
-    S = sum c / f and u = v / f.
+    The likelihood term is stationary along with the normalisation where S p_i / f_i - c_i / f_i is the net flow,
+    and a constant in omega moves no flow, so S = sum c / f over sum p / f. In dlog pi = domega / f Newton's step
+    keeps sum_i p_i dlog pi_i = 0, and the curvature of S sum_i p_i is the diagonal S p.
     """
     weight, a, b, s, t = hinges.weight, at.a, at.b, at.s, at.t
-    total, u = float((likelihood / f).sum()), v / f
-    residual = total * v - likelihood / f - hinges.net(weight * a)
-    curvature = total * (np.diag(u) - np.outer(u, v) - np.outer(v, u) + u.sum() * np.outer(v, v))
+    total = float((likelihood / f).sum() / (p / f).sum())
+    residual = (total * p - likelihood) / f - hinges.net(weight * a)
     conductance = weight / (s / b + t / a)
-    matrix = hinges.laplacian(conductance) + curvature
-    factor = cho_factor(matrix + np.trace(matrix) / hinges.n**2)  # a constant in omega moves nothing
+    matrix = hinges.laplacian(conductance) + np.diag(total * np.maximum(p, SMALLEST_MASS) / f**2)
+    size = 1 / np.sqrt(np.diag(matrix))
+    factor = cho_factor(matrix * size[:, None] * size)
+
+    def solve(x: Array) -> Array:
+        return np.asarray(size * cho_solve(factor, size * x))
+
+    v = p / f
+    along = solve(v)
 
     def newton(of_t: Array, of_s: Array) -> tuple[Array, Array, Array, Array]:
         """domega, da, ds, dt that add of_t to a t and of_s to b s, and remove the residual."""
         push = of_s / b - of_t / a
-        d_omega = cho_solve(factor, -residual - hinges.net(conductance * push))
+        d_omega = solve(-residual - hinges.net(conductance * push))
+        d_omega -= along * (v @ d_omega) / (v @ along)
         d_a = -(hinges.margins(d_omega) + push) * conductance / weight
         return d_omega, d_a, (of_s + s * d_a) / b, (of_t - t * d_a) / a
 
@@ -188,9 +207,15 @@ def _predictor_corrector(hinges: Hinges, at: _Iterate, v: Array, f: Array, likel
     ahead = weight @ ((a + k * d_a) * (t + k * d_t) + (b - k * d_a) * (s + k * d_s)) / 2
     centre = (ahead / mu) ** 3 * mu / weight.sum()
     d_omega, d_a, d_s, d_t = newton(centre - a * t - d_a * d_t, centre - b * s + d_a * d_s)
-    d_log_p = float(np.max(np.abs(d_omega - v @ d_omega) / f))
-    k = min(length(d_a, d_s, d_t), REACH / max(d_log_p, REACH))
+    k = length(d_a, d_s, d_t)
+    while _curved(p, k * d_omega / f) > curved:
+        k *= 0.7
     return _Iterate(at.omega + k * d_omega, a + k * d_a, b - k * d_a, s + k * d_s, t + k * d_t)
+
+
+def _curved(p: Array, d_log_p: Array) -> float:
+    """sum_i p_i (e^d_i - 1 - d_i): by how much the linearised normalisation is wrong."""
+    return float(p @ (np.expm1(d_log_p) - d_log_p))
 
 
 def _dual_bound(

@@ -33,6 +33,7 @@ def assert_close(actual: ArrayLike, expected: ArrayLike, tolerance: float, scale
     assert actual.shape == expected.shape, (actual.shape, expected.shape)
     allowed = tolerance * (1 + float(np.abs(expected).max()) if scale is None else scale)
     error = float(np.abs(actual - expected).max())
+    assert np.isfinite(allowed), f"allowed {allowed}: an infinite tolerance checks nothing"
     assert error <= allowed, f"error {error:.3e}, allowed {allowed:.3e}"
 
 
@@ -53,4 +54,5 @@ def assert_float32(fast: ArrayLike, plain: ArrayLike, exact: ArrayLike, scale: f
     assert fast.shape == exact.shape, (fast.shape, exact.shape)
     error, honest = np.abs(fast - exact).max(initial=0.0), np.abs(plain - exact).max(initial=0.0)
     allowed = 2 * honest + 4 * EPS32 * (np.abs(exact).max(initial=0.0) if scale is None else scale)
+    assert np.isfinite(allowed), f"allowed {allowed}: an infinite tolerance checks nothing"
     assert error <= allowed, f"error {error:.3e}, allowed {allowed:.3e}"

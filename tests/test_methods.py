@@ -17,7 +17,7 @@ from scipy.special import expit
 from reference import PBDE, Annotator, NotConvergedError, NotIdentifiableError, Population, targets, win_matrix
 from reference.choices import cycle_residual, people_chain, stationary, temperature, winner_density
 from reference.estimands import draw_transitions, linearized_gain
-from reference.hinge import Hinges, hinge_minimum
+from reference.hinge import Hinges, _certified, hinge_minimum
 from reference.methods import Minimum, dpo, ilhf, reward, rrhf, rso, slic_hf
 from reference.pbde import log_mass, normalize
 from reference.policies import expected_reward, kl_gradient, kl_objective, natural_gradient, policy_gradient
@@ -235,12 +235,38 @@ def test_slic_hf_on_the_toy_without_likelihood(delta: float) -> None:
     assert_close(np.log(left / right) / delta, 1.0, SOLVED)
 
 
-def test_a_missed_gap_raises() -> None:
-    """A p_pre over hundreds of nats leaves nothing to certify in float64: refused, not answered."""
+def test_a_missed_gap_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gap above what is allowed, here nothing: refused, not answered."""
+    monkeypatch.setattr("reference.hinge.GAP_ALLOWED", 0.0)
     rng = np.random.default_rng(0)
     pre, wins = normalize(rng.normal(size=12) * 100), np.exp(20 * rng.normal(size=(12, 12)))
     with pytest.raises(NotConvergedError, match=r"the duality gap is .*, allowed"):
         slic_hf(wins, pre, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("delta", "lam", "loss"), [(1000, 0.01, 905.0069314718), (300, 0.1, 285.0693147181), (30, 0.1, 28.5693147181)]
+)
+def test_large_margins_are_solved(delta: float, lam: float, loss: float) -> None:
+    """Item 0 falls delta below the two others, which share the mass: the loss by hand, the gap finite."""
+    wins = np.array([[0, 2, 6], [3, 0, 1], [7, 1, 0.0]])
+    found = slic_hf(wins, np.log([0.5, 0.3, 0.2]), delta, lam)
+    assert_close(found.loss, loss, MINIMUM)
+    assert found.gap <= MINIMUM * (1 + found.loss)
+
+
+def test_an_infinite_gap_is_no_certificate() -> None:
+    """Infinity is not above an infinite tolerance: a minimum must be finite to be certified."""
+    assert not _certified(Minimum(HALF, np.inf, np.inf, True))
+    assert not _certified(Minimum(HALF, np.inf, 0.0, True))
+    assert _certified(Minimum(HALF, 1.0, 1e-7, True))
+
+
+def test_a_mean_of_equals_is_what_they_are() -> None:
+    """p_pre^(1 - alpha) p^alpha with p = p_pre is p, whatever alpha."""
+    log_p = normalize(np.array([0.3, -2.0, 1.0]))
+    for alpha in (0.5, 1e14, 1e16):
+        assert_close(targets.geometric_mean(log_p, log_p, alpha), log_p, CLOSED_FORM)
 
 
 @given(st.data(), st.integers(4, 9))
