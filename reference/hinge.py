@@ -19,6 +19,7 @@ it up again gains likelihood. c = 0: a linear program in omega, whose dual is th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -29,14 +30,16 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import xlogy
 
 from reference.annotators import Indices
+from reference.cuts import FEASIBLE, cutting_planes
 from reference.laplacian import NotConvergedError
 from reference.pbde import PBDE, Array, log_weights
 
 GAP_ALLOWED = 1e-6  # of a minimum, relative to 1 + |loss|
 GAP_AIMED = 1e-13  # where the interior-point method stops, if rounding lets it come that far
-CURVED = (0.05, 1.0, 0.01)  # of the total mass, 1: the most that a step's linearisation may be wrong by, in turn
+GAP_OF_CUTS = 1e-9  # and the linear programs
+CUTS = 60  # linear programs at most, where the interior-point method fails
+CURVED = (0.05, 0.01)  # of the total mass, 1: the most that a step's linearisation may be wrong by, in turn
 SMALLEST_MASS = 1e-30  # in the curvature only: below, the step has no other limit than the hinges
-FEASIBLE = 1e-10  # the tolerance of the linear program, in mean weights: the smallest that HiGHS takes
 NEGLIGIBLE = 1e-10  # of the mean weight: such pairs stay out of the linear program, never out of the loss
 
 
@@ -86,6 +89,14 @@ class Hinges:
         """(N,) -> (n,): sent less taken."""
         return self.sent(flow) - self.taken(flow)
 
+    def differences(self, f: Array) -> sparse.csr_array:
+        """(n,) -> (N, n): the matrix of margins(f log_p) in log_p."""
+        row = np.tile(np.arange(len(self.weight)), 2)
+        entries = np.concatenate([f[self.winner], -f[self.loser]])
+        return sparse.csr_array(
+            (entries, (row, np.concatenate([self.winner, self.loser]))), (len(self.weight), self.n)
+        )
+
     def laplacian(self, conductance: Array) -> Array:
         """(N,) -> (n, n): sum_k conductance_k (e_i - e_j)(e_i - e_j)^T."""
         matrix = np.zeros((self.n, self.n))
@@ -107,6 +118,8 @@ def hinge_minimum(
                 found = _interior_point(hinges, model, delta, likelihood, measure, curved)
                 if _certified(found):
                     break
+            else:
+                found = _cutting_planes(hinges, model, delta, likelihood, found, measure)
     else:
         found = _linear_program(hinges, model, delta, measure)
     if not _certified(found):
@@ -150,7 +163,7 @@ def _interior_point(
     best = Minimum(model.log_p(omega, measure), np.inf, np.inf, True)
     for _ in range(300):
         log_p = model.log_p(iterate.omega, measure)
-        loss = float(hinges.weight @ np.maximum(delta - hinges.margins(iterate.omega), 0) - likelihood @ log_p)
+        loss = _loss(hinges, iterate.omega, log_p, delta, likelihood)
         gap = loss - _dual_bound(hinges, hinges.weight * iterate.a, model, delta, likelihood, measure)
         allowed = GAP_ALLOWED * (1 + abs(loss))
         stalled = stalled + 1 if 0.9 * best.gap <= gap < allowed else 0
@@ -218,6 +231,36 @@ def _curved(p: Array, d_log_p: Array) -> float:
     return float(p @ (np.expm1(d_log_p) - d_log_p))
 
 
+def _cutting_planes(
+    hinges: Hinges, model: PBDE, delta: float, likelihood: Array, start: Minimum, measure: ArrayLike | None
+) -> Minimum:
+    """c > 0: linear programs, for margins so large that Newton's steps lose their digits.
+
+    In z = log pi + log m, omega = f z + (g - f log m). start: what another method found. The best log pi and the
+    best bound may be of two programs.
+    """
+    f, g = model.over(hinges.n)
+    log_measure = log_weights(measure, hinges.n)
+    level = delta - hinges.margins(g - f * log_measure)
+    known = bool(np.isfinite([start.loss, start.gap]).all())
+    best = start if known else Minimum(start.log_p, np.inf, np.inf, True)
+    bound = best.loss - best.gap if known else -np.inf
+    for z, flow in islice(cutting_planes(hinges.differences(f), level, hinges.weight, likelihood), CUTS):
+        log_p = z - log_measure
+        loss = _loss(hinges, model.omega(log_p), log_p, delta, likelihood)
+        bound = max(bound, _dual_bound(hinges, flow, model, delta, likelihood, measure))
+        log_p, loss = (log_p, loss) if loss < best.loss else (best.log_p, best.loss)
+        best = Minimum(log_p, loss, max(loss - bound, 0.0), True)
+        if best.gap <= GAP_OF_CUTS * (1 + abs(loss)):
+            break
+    return best
+
+
+def _loss(hinges: Hinges, omega: Array, log_p: Array, delta: float, likelihood: Array) -> float:
+    """F at log_p, whose omega may have any constant."""
+    return float(hinges.weight @ np.maximum(delta - hinges.margins(omega), 0) - likelihood @ log_p)
+
+
 def _dual_bound(
     hinges: Hinges, flow: Array, model: PBDE, delta: float, likelihood: Array, measure: ArrayLike | None
 ) -> float:
@@ -226,11 +269,16 @@ def _dual_bound(
     for _ in range(100):
         y = likelihood + f * hinges.net(flow)
         if (y >= 0).all():
-            entropy = xlogy(y, y / y.sum()) - y * log_weights(measure, hinges.n)
-            return float(flow @ (delta - hinges.margins(g)) - entropy.sum())
+            break
         allowed = (likelihood / f + hinges.sent(flow)) * (1 - 1e-15)
         flow = flow * np.minimum(1.0, allowed / np.maximum(hinges.taken(flow), allowed))[hinges.loser]
-    return -np.inf
+    else:  # a cycle hands its rounding on and on: a little less of every flow, as none at all has y = c
+        flow = flow * np.min(likelihood / (likelihood + 100 * np.maximum(-y, 0)))
+        y = likelihood + f * hinges.net(flow)
+        if not (y >= 0).all():
+            return -np.inf
+    entropy = xlogy(y, y / y.sum()) - y * log_weights(measure, hinges.n)
+    return float(flow @ (delta - hinges.margins(g)) - entropy.sum())
 
 
 def _linear_program(hinges: Hinges, model: PBDE, delta: float, measure: ArrayLike | None) -> Minimum:

@@ -42,6 +42,7 @@ def assert_derivative(grads: Mapping[str, ArrayLike], direction: Mapping[str, Ar
     assert grads.keys() == direction.keys(), (list(grads), list(direction))
     terms = np.concatenate([np.ravel(np.multiply(grads[name], direction[name])) for name in grads])
     error, allowed = abs(float(terms.sum()) - exact), DERIVATIVE * float(np.abs(terms).sum())
+    assert np.isfinite(allowed), f"allowed {allowed}: an infinite tolerance checks nothing"
     assert error <= allowed, f"derivative {terms.sum():.15e}, exactly {exact:.15e}, allowed {allowed:.3e}"
 
 
