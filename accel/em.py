@@ -36,7 +36,8 @@ class AnnotatorTypes:
 
     r: (K, n), each of mean 0: log-densities up to a constant. weights: (K,), falling. objective: L after each
     round. log_likelihood: L without the penalty. annotators: (U,) ids; responsibilities: (U, K), P(type k |
-    what u chose). converged: whether L had stopped rising.
+    what u chose). converged: whether L is finite and had
+    stopped rising.
     """
 
     r: Array
@@ -88,7 +89,7 @@ def annotator_types(
     rng = np.random.default_rng(seed)
     starts = [pooled + rng.standard_normal((types, n)) for _ in range(restarts)]
     runs = [_climb(data, start, penalty, rounds, tolerance) for start in starts]
-    return max(runs, key=lambda run: float(run.objective[-1]))
+    return max(runs, key=lambda run: float(np.nan_to_num(run.objective[-1], nan=-np.inf)))
 
 
 def penalty_matrix(n: int, ridge: float, roughness: float = 0.0) -> Array:
@@ -185,6 +186,8 @@ def _climb(data: _Choices, r: Array, penalty: Array, rounds: int, tolerance: flo
         )
         gamma, log_likelihood = _responsibilities(data, r, log_w)
         objective.append(log_likelihood - float(np.einsum("ki,ij,kj->", r, penalty, r)) / 2)
+        if not np.isfinite(objective[-1]):
+            break
         if len(objective) > 1 and objective[-1] - objective[-2] < tolerance * (1 + abs(objective[-1])):
             converged = True
             break

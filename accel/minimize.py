@@ -54,7 +54,7 @@ class Config:
         for name in ("learning_rate", "divergence"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-        if not self.gradient_tolerance >= 0:
+        if not 0 <= self.gradient_tolerance < math.inf:
             raise ValueError(f"gradient_tolerance must be >= 0, got {self.gradient_tolerance}")
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f"dtype must be float32 or float64, got {self.dtype!r}")
@@ -192,6 +192,7 @@ def _some_steps(gradient: Gradient, state: State, config: Config, ops: Ops, rate
     for step in range(start, stop):
         losses[step - start], grads = gradient(step)
         if step == start and tolerance > 0 and float(abs(grads).max()) <= tolerance:
+            check_losses(np.append(state.losses[:start], float(losses[0])), start, config)
             state.stopped, stop = "gradient", step
             break
         ops.adam_step(state.params, grads, state.m, state.v, step + 1, rate(step), adam.b1, adam.b2, adam.eps)
@@ -206,7 +207,8 @@ def check_losses(losses: NDArray[np.float64], since: int, config: Config) -> Non
     """DivergedError where one of losses[since:] is not finite, or above the first by the rule of Config."""
     first = losses[0] if len(losses) else 0.0
     recent = losses[since:]
-    bad = ~(recent <= first + config.divergence * (1 + abs(first)))
+    with np.errstate(invalid="ignore"):  # a first loss of -inf
+        bad = ~(np.isfinite(recent) & (recent <= first + config.divergence * (1 + abs(first))))
     if bad.any():
         step = since + int(np.argmax(bad))
         if step == 0:

@@ -23,7 +23,8 @@ from reference.inference import inverse
 from reference.laplacian import NotConvergedError, centred
 from reference.pbde import Array
 
-STEP_ALLOWED = 1e-10  # the last Newton step in omega and theta, nats
+STEP_ALLOWED = 1e-10  # the last Newton step in omega and theta, nats, or the rounding floor,
+FLOOR_LIMIT = 1e-8  # as long as the step that the rounding of the slope can cause is below this
 DIRECTION_LIMIT = 1e-7  # a direction of recession gains at least this much, or is rounding of the linear program
 
 
@@ -68,7 +69,9 @@ class PairCounts:
 
 @dataclass(frozen=True, eq=False)
 class DavidsonOptimum:
-    """omega (n,) with mean 0; theta = log nu; the covariance (n + 1, n + 1) of both; the last Newton step."""
+    """omega (n,) with mean 0; theta = log nu; the covariance (n + 1, n + 1) of both; the certificate: the
+    last Newton step or the rounding floor, whichever is larger.
+    """
 
     omega: Array
     theta: float
@@ -96,7 +99,7 @@ def davidson(pairs: PairCounts) -> DavidsonOptimum:
     _check_finite(pairs)
     omega, theta = np.zeros(pairs.n), 0.0
     for _ in range(200):
-        slope, information = _derivatives(pairs, omega, theta)
+        slope, information, size = _derivatives(pairs, omega, theta)
         try:
             step = np.asarray(np.linalg.solve(information, slope), dtype=np.float64)
         except np.linalg.LinAlgError:
@@ -105,32 +108,48 @@ def davidson(pairs: PairCounts) -> DavidsonOptimum:
         reach = float(np.ptp(d)) + abs(d_theta)  # no outcome's logit differs from another's by more
         damping = 1.0 if reach <= 1 else np.log1p(reach) / reach
         omega, theta = omega + damping * d, float(theta + damping * d_theta)
-        if reach <= STEP_ALLOWED:
-            return DavidsonOptimum(centred(omega), theta, _covariance(pairs, omega, theta), reach)
-    raise NotConvergedError(f"Davidson's model missed its certificate: the last Newton step is {reach:.1e}")
+        if not np.isfinite(reach):
+            break
+        if reach <= FLOOR_LIMIT:
+            floor = float(np.max(np.abs(inverse(information)) @ size))
+            if reach <= max(STEP_ALLOWED, floor) and floor <= FLOOR_LIMIT:
+                covariance = _covariance(pairs, omega, theta)
+                return DavidsonOptimum(centred(omega), theta, covariance, max(reach, floor))
+    raise NotConvergedError(
+        f"Davidson's model missed its certificate: the last Newton step is {reach:.1e}; in float64 these "
+        "counts may span too many decades"
+    )
 
 
-def _derivatives(pairs: PairCounts, omega: Array, theta: float) -> tuple[Array, Array]:
-    """Slope (n + 1,) and information (n + 1, n + 1) in (omega, theta), the gauge of omega pinned by k 11^T / n.
+def _derivatives(pairs: PairCounts, omega: Array, theta: float) -> tuple[Array, Array, Array]:
+    """Slope (n + 1,), information (n + 1, n + 1) in (omega, theta), the slope's rounding at worst, (n + 1,).
 
-    With s = 1, -1, 0 for the three outcomes: the variances and the covariance of s / 2 and of a tie.
+    The gauge of omega is pinned by k 11^T / n. The information is free of cancellation: with s = 1, -1, 0 for the
+    three outcomes, the variances and the covariance of s / 2 and of a tie are sums of products of probabilities.
     """
     total = pairs.outcomes.sum(axis=1)
-    win, lose, tie = np.exp(log_probabilities(pairs, omega, theta)).T
-    surplus = (pairs.outcomes[:, 0] - pairs.outcomes[:, 1] - total * (win - lose)) / 2
-    curvature = total * (win + lose - (win - lose) ** 2) / 4
+    log_p = log_probabilities(pairs, omega, theta)
+    win, lose, tie = np.exp(log_p).T
+    won, lost, tied = pairs.outcomes.T
+    rounding = 8 * np.finfo(np.float64).eps * (1 + np.abs(log_p).max(axis=1) + np.abs(omega).max() + abs(theta))
+    surplus = (won * (2 * lose + tie) - lost * (2 * win + tie) + tied * (lose - win)) / 2
+    curvature = total * (tie * (win + lose) + 4 * win * lose) / 4
     mixed = -total * (win - lose) * tie / 2
-    slope, information = np.zeros(pairs.n + 1), np.zeros((pairs.n + 1, pairs.n + 1))
+    terms = rounding * (won * (2 * lose + tie) + lost * (2 * win + tie) + tied * (lose + win)) / 2
+    slope, size = np.zeros(pairs.n + 1), np.zeros(pairs.n + 1)
+    information = np.zeros((pairs.n + 1, pairs.n + 1))
     for end, sign in ((pairs.i, 1.0), (pairs.j, -1.0)):
         np.add.at(slope, end, sign * surplus)
+        np.add.at(size, end, terms)
         np.add.at(information, (end, end), curvature)
         np.add.at(information[:, -1], end, sign * mixed)
     information[pairs.i, pairs.j] = information[pairs.j, pairs.i] = -curvature
     information[-1, :-1] = information[:-1, -1]
     information[:-1, :-1] += curvature.sum() / pairs.n**2
-    slope[-1] = (pairs.outcomes[:, 2] - total * tie).sum()
-    information[-1, -1] = (total * tie * (1 - tie)).sum()
-    return slope, information
+    slope[-1] = (tied * (win + lose) - (won + lost) * tie).sum()
+    size[-1] = (rounding * (tied * (win + lose) + (won + lost) * tie)).sum()
+    information[-1, -1] = (total * tie * (win + lose)).sum()
+    return slope, information, size
 
 
 def _covariance(pairs: PairCounts, omega: Array, theta: float) -> Array:

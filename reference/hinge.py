@@ -19,6 +19,7 @@ it up again gains likelihood. c = 0: a linear program in omega, whose dual is th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -29,13 +30,16 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import xlogy
 
 from reference.annotators import Indices
+from reference.cuts import FEASIBLE, cutting_planes
 from reference.laplacian import NotConvergedError
 from reference.pbde import PBDE, Array, log_weights
 
 GAP_ALLOWED = 1e-6  # of a minimum, relative to 1 + |loss|
 GAP_AIMED = 1e-13  # where the interior-point method stops, if rounding lets it come that far
-REACH = 2.0  # nats of log pi
-FEASIBLE = 1e-10  # the tolerance of the linear program, in mean weights: the smallest that HiGHS takes
+GAP_OF_CUTS = 1e-9  # and the linear programs
+CUTS = 60  # linear programs at most, where the interior-point method fails
+CURVED = (0.05, 0.01)  # of the total mass, 1: the most that a step's linearisation may be wrong by, in turn
+SMALLEST_MASS = 1e-30  # in the curvature only: below, the step has no other limit than the hinges
 NEGLIGIBLE = 1e-10  # of the mean weight: such pairs stay out of the linear program, never out of the loss
 
 
@@ -85,6 +89,14 @@ class Hinges:
         """(N,) -> (n,): sent less taken."""
         return self.sent(flow) - self.taken(flow)
 
+    def differences(self, f: Array) -> sparse.csr_array:
+        """(n,) -> (N, n): the matrix of margins(f log_p) in log_p."""
+        row = np.tile(np.arange(len(self.weight)), 2)
+        entries = np.concatenate([f[self.winner], -f[self.loser]])
+        return sparse.csr_array(
+            (entries, (row, np.concatenate([self.winner, self.loser]))), (len(self.weight), self.n)
+        )
+
     def laplacian(self, conductance: Array) -> Array:
         """(N,) -> (n, n): sum_k conductance_k (e_i - e_j)(e_i - e_j)^T."""
         matrix = np.zeros((self.n, self.n))
@@ -102,15 +114,25 @@ def hinge_minimum(
     """
     if likelihood.any():
         with np.errstate(all="ignore"):  # where float64 ends, the best iterate so far is judged by its gap
-            found = _interior_point(hinges, model, delta, likelihood, measure)
+            for curved in CURVED:
+                found = _interior_point(hinges, model, delta, likelihood, measure, curved)
+                if _certified(found):
+                    break
+            else:
+                found = _cutting_planes(hinges, model, delta, likelihood, found, measure)
     else:
         found = _linear_program(hinges, model, delta, measure)
-    if not found.gap <= GAP_ALLOWED * (1 + abs(found.loss)):
+    if not _certified(found):
         raise NotConvergedError(
             f"the certificate was missed: the duality gap is {found.gap:.1e}, allowed "
             f"{GAP_ALLOWED * (1 + abs(found.loss)):.1e}; in float64 these wins or this p_pre span too many decades"
         )
     return found
+
+
+def _certified(found: Minimum) -> bool:
+    """Whether the gap is finite and small: an infinite gap is within an infinite tolerance and proves nothing."""
+    return bool(np.isfinite([found.loss, found.gap]).all()) and found.gap <= GAP_ALLOWED * (1 + abs(found.loss))
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +147,7 @@ class _Iterate:
 
 
 def _interior_point(
-    hinges: Hinges, model: PBDE, delta: float, likelihood: Array, measure: ArrayLike | None
+    hinges: Hinges, model: PBDE, delta: float, likelihood: Array, measure: ArrayLike | None, curved: float
 ) -> Minimum:
     """c > 0: Mehrotra's predictor-corrector method (1992) along the central path a t = b s = mu -> 0.
 
@@ -133,22 +155,23 @@ def _interior_point(
     may span many decades. Every iterate is normalised: its log pi is THE density that has its omega.
     """
     f, _ = model.over(hinges.n)
-    omega = model.omega(np.log(likelihood / likelihood.sum()) - log_weights(measure, hinges.n))
+    log_measure = log_weights(measure, hinges.n)
+    omega = model.omega(np.log(likelihood / likelihood.sum()) - log_measure)
     z, half = delta - hinges.margins(omega), np.full(len(hinges.weight), 0.5)
     slack = np.maximum(z, 0) + delta + f.mean()  # log pi moves by about 1, so omega by about f
     iterate, stalled = _Iterate(omega, half, half, slack, slack - z), 0
     best = Minimum(model.log_p(omega, measure), np.inf, np.inf, True)
     for _ in range(300):
         log_p = model.log_p(iterate.omega, measure)
-        loss = float(hinges.weight @ np.maximum(delta - hinges.margins(iterate.omega), 0) - likelihood @ log_p)
+        loss = _loss(hinges, iterate.omega, log_p, delta, likelihood)
         gap = loss - _dual_bound(hinges, hinges.weight * iterate.a, model, delta, likelihood, measure)
-        stalled = stalled + 1 if 0.9 * best.gap <= gap < GAP_ALLOWED else 0
+        allowed = GAP_ALLOWED * (1 + abs(loss))
+        stalled = stalled + 1 if 0.9 * best.gap <= gap < allowed else 0
         best = Minimum(log_p, loss, max(gap, 0.0), True) if gap < best.gap else best
         if best.gap <= GAP_AIMED * (1 + abs(loss)) or stalled > 5:
             break
         try:
-            density = np.exp(log_p + log_weights(measure, hinges.n)) / f
-            iterate = _predictor_corrector(hinges, iterate, density / density.sum(), f, likelihood)
+            iterate = _predictor_corrector(hinges, iterate, np.exp(log_p + log_measure), f, likelihood, curved)
         except (LinAlgError, ValueError):  # not positive definite, or no longer finite
             break
         if not np.isfinite(iterate.omega).all():
@@ -156,25 +179,34 @@ def _interior_point(
     return best
 
 
-def _predictor_corrector(hinges: Hinges, at: _Iterate, v: Array, f: Array, likelihood: Array) -> _Iterate:
-    """One step; no log pi moves by more than REACH, so that pi stays near its linearisation. May be LinAlgError.
+def _predictor_corrector(
+    hinges: Hinges, at: _Iterate, p: Array, f: Array, likelihood: Array, curved: float
+) -> _Iterate:
+    """One step from the masses p = pi m, with the normalisation linearised. May be LinAlgError.
 
-    f_i dlog pi_i = domega_i - v.domega, v proportional to pi m / f, keeps pi normalised. So the likelihood term
-    G = -sum_i c_i log pi_i has G' = S v - c / f and G'' = S (diag u - u v^T - v u^T + v v^T sum u), with
-    S = sum c / f and u = v / f.
+    The likelihood term is stationary along with the normalisation where S p_i / f_i - c_i / f_i is the net flow,
+    and a constant in omega moves no flow, so S = sum c / f over sum p / f. In dlog pi = domega / f Newton's step
+    keeps sum_i p_i dlog pi_i = 0, and the curvature of S sum_i p_i is the diagonal S p.
     """
     weight, a, b, s, t = hinges.weight, at.a, at.b, at.s, at.t
-    total, u = float((likelihood / f).sum()), v / f
-    residual = total * v - likelihood / f - hinges.net(weight * a)
-    curvature = total * (np.diag(u) - np.outer(u, v) - np.outer(v, u) + u.sum() * np.outer(v, v))
+    total = float((likelihood / f).sum() / (p / f).sum())
+    residual = (total * p - likelihood) / f - hinges.net(weight * a)
     conductance = weight / (s / b + t / a)
-    matrix = hinges.laplacian(conductance) + curvature
-    factor = cho_factor(matrix + np.trace(matrix) / hinges.n**2)  # a constant in omega moves nothing
+    matrix = hinges.laplacian(conductance) + np.diag(total * np.maximum(p, SMALLEST_MASS) / f**2)
+    size = 1 / np.sqrt(np.diag(matrix))
+    factor = cho_factor(matrix * size[:, None] * size)
+
+    def solve(x: Array) -> Array:
+        return np.asarray(size * cho_solve(factor, size * x))
+
+    v = p / f
+    along = solve(v)
 
     def newton(of_t: Array, of_s: Array) -> tuple[Array, Array, Array, Array]:
         """domega, da, ds, dt that add of_t to a t and of_s to b s, and remove the residual."""
         push = of_s / b - of_t / a
-        d_omega = cho_solve(factor, -residual - hinges.net(conductance * push))
+        d_omega = solve(-residual - hinges.net(conductance * push))
+        d_omega -= along * (v @ d_omega) / (v @ along)
         d_a = -(hinges.margins(d_omega) + push) * conductance / weight
         return d_omega, d_a, (of_s + s * d_a) / b, (of_t - t * d_a) / a
 
@@ -188,9 +220,45 @@ def _predictor_corrector(hinges: Hinges, at: _Iterate, v: Array, f: Array, likel
     ahead = weight @ ((a + k * d_a) * (t + k * d_t) + (b - k * d_a) * (s + k * d_s)) / 2
     centre = (ahead / mu) ** 3 * mu / weight.sum()
     d_omega, d_a, d_s, d_t = newton(centre - a * t - d_a * d_t, centre - b * s + d_a * d_s)
-    d_log_p = float(np.max(np.abs(d_omega - v @ d_omega) / f))
-    k = min(length(d_a, d_s, d_t), REACH / max(d_log_p, REACH))
+    k = length(d_a, d_s, d_t)
+    while _curved(p, k * d_omega / f) > curved:
+        k *= 0.7
     return _Iterate(at.omega + k * d_omega, a + k * d_a, b - k * d_a, s + k * d_s, t + k * d_t)
+
+
+def _curved(p: Array, d_log_p: Array) -> float:
+    """sum_i p_i (e^d_i - 1 - d_i): by how much the linearised normalisation is wrong."""
+    return float(p @ (np.expm1(d_log_p) - d_log_p))
+
+
+def _cutting_planes(
+    hinges: Hinges, model: PBDE, delta: float, likelihood: Array, start: Minimum, measure: ArrayLike | None
+) -> Minimum:
+    """c > 0: linear programs, for margins so large that Newton's steps lose their digits.
+
+    In z = log pi + log m, omega = f z + (g - f log m). start: what another method found. The best log pi and the
+    best bound may be of two programs.
+    """
+    f, g = model.over(hinges.n)
+    log_measure = log_weights(measure, hinges.n)
+    level = delta - hinges.margins(g - f * log_measure)
+    known = bool(np.isfinite([start.loss, start.gap]).all())
+    best = start if known else Minimum(start.log_p, np.inf, np.inf, True)
+    bound = best.loss - best.gap if known else -np.inf
+    for z, flow in islice(cutting_planes(hinges.differences(f), level, hinges.weight, likelihood), CUTS):
+        log_p = z - log_measure
+        loss = _loss(hinges, model.omega(log_p), log_p, delta, likelihood)
+        bound = max(bound, _dual_bound(hinges, flow, model, delta, likelihood, measure))
+        log_p, loss = (log_p, loss) if loss < best.loss else (best.log_p, best.loss)
+        best = Minimum(log_p, loss, max(loss - bound, 0.0), True)
+        if best.gap <= GAP_OF_CUTS * (1 + abs(loss)):
+            break
+    return best
+
+
+def _loss(hinges: Hinges, omega: Array, log_p: Array, delta: float, likelihood: Array) -> float:
+    """F at log_p, whose omega may have any constant."""
+    return float(hinges.weight @ np.maximum(delta - hinges.margins(omega), 0) - likelihood @ log_p)
 
 
 def _dual_bound(
@@ -201,11 +269,16 @@ def _dual_bound(
     for _ in range(100):
         y = likelihood + f * hinges.net(flow)
         if (y >= 0).all():
-            entropy = xlogy(y, y / y.sum()) - y * log_weights(measure, hinges.n)
-            return float(flow @ (delta - hinges.margins(g)) - entropy.sum())
+            break
         allowed = (likelihood / f + hinges.sent(flow)) * (1 - 1e-15)
         flow = flow * np.minimum(1.0, allowed / np.maximum(hinges.taken(flow), allowed))[hinges.loser]
-    return -np.inf
+    else:  # a cycle hands its rounding on and on: a little less of every flow, as none at all has y = c
+        flow = flow * np.min(likelihood / (likelihood + 100 * np.maximum(-y, 0)))
+        y = likelihood + f * hinges.net(flow)
+        if not (y >= 0).all():
+            return -np.inf
+    entropy = xlogy(y, y / y.sum()) - y * log_weights(measure, hinges.n)
+    return float(flow @ (delta - hinges.margins(g)) - entropy.sum())
 
 
 def _linear_program(hinges: Hinges, model: PBDE, delta: float, measure: ArrayLike | None) -> Minimum:

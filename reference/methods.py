@@ -87,7 +87,7 @@ def slic_hf(
 
     sum_ij W_ij max(0, delta - (log pi_i - log pi_j)) / sum W - lam sum_i p_pre_i log pi_i, delta >= 0, lam >= 0,
     pi normalised. Unique for lam > 0. lam = 0: log pi is delta times whole numbers, up to a constant; often one of
-    many. NotConvergedError where the gap is missed: p_pre over 40 nats or more.
+    many.
     """
     wins = check_wins(wins)
     pre = _density("log_p_pre", log_p_pre, wins, measure)

@@ -41,7 +41,7 @@ def geometric_mean(
     """Eq. 19, (n,): pi proportional to p_pre^(1 - alpha) p^alpha."""
     alpha = positive("alpha", alpha)
     p, pre = _two_densities(log_p, log_p_pre, measure)
-    return normalize((1 - alpha) * pre + alpha * p, measure)
+    return normalize(pre + alpha * (p - pre), measure)  # exact where p = p_pre, however large alpha
 
 
 def kl_control(reward: ArrayLike, log_p_pre: ArrayLike, beta: float, measure: ArrayLike | None = None) -> Array:

@@ -34,6 +34,7 @@ def assert_close(actual: ArrayLike, expected: ArrayLike, tolerance: float, scale
     assert actual.shape == expected.shape, (actual.shape, expected.shape)
     allowed = tolerance * (1 + float(np.abs(expected).max()) if scale is None else scale)
     error = float(np.abs(actual - expected).max())
+    assert np.isfinite(allowed), f"allowed {allowed}: an infinite tolerance checks nothing"
     assert error <= allowed, f"error {error:.3e}, allowed {allowed:.3e}"
 
 
@@ -42,6 +43,7 @@ def assert_derivative(grads: Mapping[str, ArrayLike], direction: Mapping[str, Ar
     assert grads.keys() == direction.keys(), (list(grads), list(direction))
     terms = np.concatenate([np.ravel(np.multiply(grads[name], direction[name])) for name in grads])
     error, allowed = abs(float(terms.sum()) - exact), DERIVATIVE * float(np.abs(terms).sum())
+    assert np.isfinite(allowed), f"allowed {allowed}: an infinite tolerance checks nothing"
     assert error <= allowed, f"derivative {terms.sum():.15e}, exactly {exact:.15e}, allowed {allowed:.3e}"
 
 
@@ -54,4 +56,5 @@ def assert_float32(fast: ArrayLike, plain: ArrayLike, exact: ArrayLike, scale: f
     assert fast.shape == exact.shape, (fast.shape, exact.shape)
     error, honest = np.abs(fast - exact).max(initial=0.0), np.abs(plain - exact).max(initial=0.0)
     allowed = 2 * honest + 4 * EPS32 * (np.abs(exact).max(initial=0.0) if scale is None else scale)
+    assert np.isfinite(allowed), f"allowed {allowed}: an infinite tolerance checks nothing"
     assert error <= allowed, f"error {error:.3e}, allowed {allowed:.3e}"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from accel import objectives
+from accel import em, objectives
 from accel.em import AnnotatorTypes, annotator_types, bradley_terry, penalty_matrix
 from accel.models import LatentValues
 from accel.ops import get_ops
@@ -99,6 +99,24 @@ def test_one_type_is_the_optimum() -> None:
     assert_close(fit.log_p()[0], exact.log_p, TRAINED)
     assert_close(fit.mixture(), exact.log_p, TRAINED)
     assert_close(-fit.log_likelihood, exact.loss * wins.sum(), SOLVED)
+
+
+@pytest.mark.parametrize("last", [-np.inf, np.nan])
+def test_an_objective_that_is_lost_has_not_converged(last: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fall to -inf is below every tolerance of 1 + |L|: no convergence, and no such start is preferred."""
+    real, calls = em._responsibilities, iter(range(10**6))
+
+    def lost(*arguments: Any) -> tuple[Array, float]:
+        gamma, log_likelihood = real(*arguments)
+        return gamma, last if next(calls) == 2 else log_likelihood  # the second round of the first start
+
+    monkeypatch.setattr(em, "_responsibilities", lost)
+    choices = random_choices(np.random.default_rng(1), 5, 4)
+    fit = annotator_types(**choices, n=5, restarts=1, tolerance=0.0)
+    assert len(fit.objective) == 2
+    assert not fit.converged
+    calls = iter(range(10**6))
+    assert np.isfinite(annotator_types(**choices, n=5, restarts=2).objective).all()
 
 
 def test_types_that_cannot_be_confused_are_fitted_apart() -> None:

@@ -178,6 +178,20 @@ def test_davidsons_optimum_against_a_general_solver(data: st.DataObject, n: int)
     assert_close(best, other.fun, 1e-6)
 
 
+@pytest.mark.parametrize("counts", [(3, 1, 2e16), (1e15, 3, 5), (30, 10, 1e15)])
+def test_davidson_of_two_items_is_their_log_odds(counts: tuple[float, float, float]) -> None:
+    """omega_0 - omega_1 = log(wins / losses) exactly, whatever the ties: at the ends of float64 too."""
+    found = davidson(PairCounts(np.array([0]), np.array([1]), np.array([counts], dtype=float), 2))
+    assert_close(found.omega[0] - found.omega[1], np.log(counts[0] / counts[1]), SOLVED)
+
+
+@pytest.mark.parametrize("counts", [(7.36e9, 1.527, 5.213e12)])
+def test_davidson_refuses_what_it_cannot_know(counts: tuple[float, float, float]) -> None:
+    """Counts over so many decades leave the slope too uncertain: no answer rather than a wrong one."""
+    with pytest.raises(NotConvergedError, match="missed its certificate"):
+        davidson(PairCounts(np.array([0]), np.array([1]), np.array([counts], dtype=float), 2))
+
+
 def test_davidsons_errors_are_the_curvature() -> None:
     """The covariance inverts the second differences of the log-likelihood."""
     rng = np.random.default_rng(5)

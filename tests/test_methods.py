@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +15,19 @@ from scipy import sparse
 from scipy.optimize import linprog
 from scipy.special import expit
 
-from reference import PBDE, Annotator, NotConvergedError, NotIdentifiableError, Population, targets, win_matrix
+from reference import (
+    PBDE,
+    Annotator,
+    NotConvergedError,
+    NotIdentifiableError,
+    Population,
+    hinge,
+    targets,
+    win_matrix,
+)
 from reference.choices import cycle_residual, people_chain, stationary, temperature, winner_density
 from reference.estimands import draw_transitions, linearized_gain
-from reference.hinge import Hinges, hinge_minimum
+from reference.hinge import Hinges, _certified, hinge_minimum
 from reference.methods import Minimum, dpo, ilhf, reward, rrhf, rso, slic_hf
 from reference.pbde import log_mass, normalize
 from reference.policies import expected_reward, kl_gradient, kl_objective, natural_gradient, policy_gradient
@@ -235,12 +245,72 @@ def test_slic_hf_on_the_toy_without_likelihood(delta: float) -> None:
     assert_close(np.log(left / right) / delta, 1.0, SOLVED)
 
 
-def test_a_missed_gap_raises() -> None:
-    """A p_pre over hundreds of nats leaves nothing to certify in float64: refused, not answered."""
-    rng = np.random.default_rng(0)
-    pre, wins = normalize(rng.normal(size=12) * 100), np.exp(20 * rng.normal(size=(12, 12)))
+@pytest.mark.parametrize("gap", [1e-5, np.inf, np.nan])
+def test_a_missed_gap_raises(gap: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer whose gap is above 1e-6 (1 + |loss|), from every solver in turn: refused."""
+    wins, pre = np.array([[0, 2, 6], [3, 0, 1], [7, 1, 0.0]]), np.log([0.5, 0.3, 0.2])
+    found = slic_hf(wins, pre, 1.0, 0.5)
+    for solver in ("_interior_point", "_cutting_planes"):
+        monkeypatch.setattr(hinge, solver, lambda *_: dataclasses.replace(found, gap=gap))
     with pytest.raises(NotConvergedError, match=r"the duality gap is .*, allowed"):
-        slic_hf(wins, pre, 1.0, 1.0)
+        slic_hf(wins, pre, 1.0, 0.5)
+
+
+def wide_case(seed: int) -> tuple[Array, Array, float, float]:
+    """wins, log p_pre, delta and lam of 2 to 6 outcomes, over many decades."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 7))
+    wins = rng.integers(0, 8, (n, n)).astype(float)
+    wins *= rng.random((n, n)) < rng.choice([0.4, 1])
+    if rng.random() < 0.2:
+        wins *= 10.0 ** rng.integers(-8, 8, (n, n))
+    np.fill_diagonal(wins, 0)
+    wins[0, 1] += 1
+    pre = normalize(rng.normal(size=n) * rng.choice([0.5, 2, 10]))
+    delta = 10 ** rng.uniform(-2, 4) if rng.random() < 0.9 else 10 ** rng.uniform(4, 8)
+    return wins, pre, delta, 10 ** rng.uniform(-6, 3)
+
+
+@pytest.mark.parametrize("seed", [20, 22, 59, 208, 390, 461, 1071])
+def test_slic_hf_of_any_scale_is_solved(seed: int) -> None:
+    """Margins of up to 1e7 nats, lam down to 1e-6: certified, and no move nearby has less loss."""
+    wins, pre, delta, lam = wide_case(seed)
+    found = slic_hf(wins, pre, delta, lam)
+
+    def loss(log_p: Array) -> float:
+        margins = log_p[:, None] - log_p[None, :]
+        return float((wins * np.maximum(0, delta - margins)).sum() / wins.sum() - lam * np.exp(pre) @ log_p)
+
+    assert_close(loss(found.log_p), found.loss, CLOSED_FORM)
+    rng = np.random.default_rng(0)
+    for size in (1e-6, 1e-3, 1.0, 0.1 * delta):
+        for move in rng.normal(size=(50, len(pre))) * size:
+            assert loss(normalize(found.log_p + move)) >= found.loss - found.gap - CLOSED_FORM * (1 + found.loss)
+
+
+@pytest.mark.parametrize(
+    ("delta", "lam", "loss"), [(1000, 0.01, 905.0069314718), (300, 0.1, 285.0693147181), (30, 0.1, 28.5693147181)]
+)
+def test_large_margins_are_solved(delta: float, lam: float, loss: float) -> None:
+    """Item 0 falls delta below the two others, which share the mass: the loss by hand, the gap finite."""
+    wins = np.array([[0, 2, 6], [3, 0, 1], [7, 1, 0.0]])
+    found = slic_hf(wins, np.log([0.5, 0.3, 0.2]), delta, lam)
+    assert_close(found.loss, loss, MINIMUM)
+    assert found.gap <= MINIMUM * (1 + found.loss)
+
+
+def test_an_infinite_gap_is_no_certificate() -> None:
+    """Infinity is not above an infinite tolerance: a minimum must be finite to be certified."""
+    assert not _certified(Minimum(HALF, np.inf, np.inf, True))
+    assert not _certified(Minimum(HALF, np.inf, 0.0, True))
+    assert _certified(Minimum(HALF, 1.0, 1e-7, True))
+
+
+def test_a_mean_of_equals_is_what_they_are() -> None:
+    """p_pre^(1 - alpha) p^alpha with p = p_pre is p, whatever alpha."""
+    log_p = normalize(np.array([0.3, -2.0, 1.0]))
+    for alpha in (0.5, 1e14, 1e16):
+        assert_close(targets.geometric_mean(log_p, log_p, alpha), log_p, CLOSED_FORM)
 
 
 @given(st.data(), st.integers(4, 9))

@@ -283,6 +283,29 @@ def test_divergence_names_the_step(bad: float) -> None:
     )
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_first_loss_that_is_not_finite_is_refused(bad: float) -> None:
+    """An infinite first loss allows no infinite ones after it; nor does a gradient of 0 excuse it."""
+    with pytest.raises(DivergedError, match="at step 0, before any update"):
+        check_losses(np.array([bad, 1.0, 2.0]), 0, Config(3, 0.5))
+    for tolerance in (0.0, 1e-9):
+        with pytest.raises(DivergedError, match="at step 0, before any update"):
+            minimize(
+                lambda step: (bad, np.zeros(3)), np.zeros(3), Config(10, 0.5, gradient_tolerance=tolerance), OPS
+            )
+
+
+def test_the_loss_at_a_gradient_stop_is_checked() -> None:
+    """A gradient of 0 where the loss is far above the first is no minimum."""
+    config = Config(10, 0.5, gradient_tolerance=1e-9, log_every=2)
+
+    def gradient(step: int) -> tuple[Any, Array]:
+        return (0.7, np.ones(3)) if step < 4 else (1e6, np.zeros(3))
+
+    with pytest.raises(DivergedError, match="the loss is 1e\\+06 at step 4"):
+        minimize(gradient, np.zeros(3), config, OPS)
+
+
 def test_a_rate_far_too_large_diverges() -> None:
     """The real thing: regression with a learning rate of 1e30; also when the last step breaks it."""
     model, target = MLP(np.linspace(-1, 1, 9), (1, 4, 1)), objectives.Regression(np.zeros(9))
@@ -328,6 +351,7 @@ def test_the_bar_shows_loss_and_time_left_on_terminals_only(monkeypatch: pytest.
         ({"schedule": "linear"}, "schedule must be one of cosine, constant, got 'linear'"),
         ({"dtype": "float16"}, "dtype must be float32 or float64, got 'float16'"),
         ({"gradient_tolerance": -1.0}, "gradient_tolerance must be >= 0, got -1.0"),
+        ({"gradient_tolerance": float("inf")}, "gradient_tolerance must be >= 0, got inf"),
     ],
 )
 def test_config_refusals(change: dict[str, Any], message: str) -> None:
