@@ -56,7 +56,8 @@ FIT_HELP = f"""\
 Prints the density that choices imply, with error bars, and whether one annotator can have made them.
 {FILE_HELP}  log p      log of the implicit preference distribution over the items of a graph; density = exp(log p)
   omega      f log p + g with mean 0: the log odds of i over j are omega_i - omega_j
-  s.e.       standard error in nats; the interval is exp(log p -+ 1.96 s.e.)
+  s.e.       standard error in nats; the interval of a density p is sigmoid(logit p -+ 1.96 s.e. / (1 - p)), s.e.
+             that of log p: it stays below 1, and for two items it is that of --predict
 
 {TIES_HELP}
 examples:
