@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from accel import MLP, Config, Ops, get_ops, objectives, train
 from accel.mlp import mlp_init
 from bench.peers import import_peer
 from bench.report import BACKENDS, Commands, check_least
+from reference.report import json_line
 from reference.toy import Toy
 
 Array = NDArray[np.float64]
@@ -143,7 +143,7 @@ def run(arguments: argparse.Namespace) -> int:
         for one in runs:
             found.setdefault(one.name, []).append(one.tv)
             text = f"{one.name:<14}seed {one.seed}  TV {one.tv:.4f}  loss {one.loss:.6f}  {one.seconds:.1f} s"
-            print(json.dumps(asdict(one)) if arguments.json else text, flush=True)
+            print(json_line(asdict(one)) if arguments.json else text, flush=True)
     if not arguments.json:
         for name, distances in found.items():
             print(f"{name:<14}median TV {np.median(distances):.4f} of {len(distances)}")

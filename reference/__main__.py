@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -40,6 +39,7 @@ from reference.report import (
     check_output,
     heading,
     item_records,
+    json_line,
     known,
     paragraph,
     print_graph,
@@ -123,7 +123,7 @@ def run_verify(args: argparse.Namespace) -> int:
         claim = verdict.claim
         if args.json:
             row = {"claim": claim.name, "statement": claim.statement, "worst": verdict.worst}
-            print(json.dumps({**row, "allowed": claim.allowed, "holds": verdict.holds}))
+            print(json_line({**row, "allowed": claim.allowed, "holds": verdict.holds}))
             continue
         word = "holds" if verdict.holds else "FAILS"
         print(
@@ -163,7 +163,7 @@ def run_fit(args: argparse.Namespace) -> int:
         rows += [[group, *record.values()] for record in records]
         verdict, untested = tested(args, graph)
         if args.json:
-            print(json.dumps(fit_record(args, group, graph, fitted, verdict, untested) | {"items": records}))
+            print(json_line(fit_record(args, group, graph, fitted, verdict, untested) | {"items": records}))
             continue
         print_graph(group, graph, fitted, options)
         for a, b in predicted(args, graph):
@@ -185,7 +185,7 @@ def report_failure(
         raise type(error)(f"{args.file}: {error}") from None
     start = f"{shortened(group, 30)}: " if group else ""
     line = paragraph(f"{start}not fitted: {error}") + "\n"
-    print(json.dumps({"group": group, "error": str(error)}) if args.json else line)
+    print(json_line({"group": group, "error": str(error)}) if args.json else line)
 
 
 def fit_record(
@@ -228,7 +228,7 @@ def run_diagnose(args: argparse.Namespace) -> int:
         verdicts.append(found.compatible)
         if args.json:
             record = verdict_record(verdict, graph.labels or ()) if verdict else None
-            print(json.dumps({"group": group, **asdict(found), "verdict": record}))
+            print(json_line({"group": group, **asdict(found), "verdict": record}))
             continue
         print(paragraph(heading(group, graph, options)))
         for question, answer in found.answers():
@@ -252,7 +252,7 @@ def run_calibrate(args: argparse.Namespace) -> int:
     for design in DESIGNS:
         found = calibrate(design, args.replications, args.seed)
         if args.json:
-            print(json.dumps({"design": design.name, **asdict(found)}))
+            print(json_line({"design": design.name, **asdict(found)}))
             continue
         print(
             f"{design.name:<8}{design.statement:<46}{found.rejected:>9.1%}{found.covered:>9.1%}"

@@ -164,9 +164,10 @@ def logit_errors(omega_covariance: Array, log_p: Array, model: PBDE) -> Array:
     the first form for all but the largest, the second for that one, whose 1 - p_i may be as small as it likes.
     """
     f, rest = model.over(len(log_p))[0], log_complement(log_p)
-    found = np.sqrt(np.maximum(np.diag(log_p_covariance(omega_covariance, log_p, model)), 0.0))
+    variance = np.maximum(np.diag(log_p_covariance(omega_covariance, log_p, model)), 0.0)
+    found: Array = np.sqrt(variance)
     top, mass = int(log_p.argmax()), log_p - np.log(f)
-    found[np.arange(len(f)) != top] *= np.exp(-np.delete(rest, top))
+    found[np.arange(len(f)) != top] /= np.exp(np.delete(rest, top))
     contrast = -np.exp(np.where(np.arange(len(f)) == top, -np.inf, mass - logsumexp(mass) - rest[top]))
     contrast[top] = -contrast.sum()
     found[top] = np.sqrt(max(contrast @ omega_covariance @ contrast, 0.0)) / f[top]

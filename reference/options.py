@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -140,7 +141,13 @@ def check_predicted(args: argparse.Namespace, graphs: dict[str, Comparisons]) ->
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line on stderr."""
+    """An ArgumentParser whose errors are one line on stderr, and in which words after a single dash are values."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        # argparse takes what looks like a negative number for a value; -1,1,0 and an item named -x are values too,
+        # for all options but -h begin with two dashes
+        self._negative_number_matcher = re.compile(r"-[^-]")
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}\n")

@@ -145,13 +145,25 @@ def triangle_text(verdict: GoodnessOfFit, k: int, labels: Sequence[str]) -> str:
 
 
 def known(value: Any) -> Any:
-    """The value, or None for NaN, which JSON has no word for."""
-    return None if isinstance(value, float) and np.isnan(value) else value
+    """The value, or None for NaN and infinities, which JSON has no word for."""
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def recorded(values: Any) -> Any:
+    """The same values for JSON, however deep: numbers that are not finite become None."""
+    if isinstance(values, dict):
+        return {key: recorded(value) for key, value in values.items()}
+    return [recorded(value) for value in values] if isinstance(values, list | tuple) else known(values)
+
+
+def json_line(values: Any, indent: int | None = None) -> str:
+    """The values as strict JSON: what every program prints for --json."""
+    return json.dumps(recorded(values), allow_nan=False, indent=indent)
 
 
 def verdict_record(verdict: GoodnessOfFit, labels: Sequence[str]) -> dict[str, Any]:
     """The verdict for JSON: NaN becomes None, items become labels."""
-    record: dict[str, Any] = {key: known(value) for key, value in asdict(verdict).items()}
+    record: dict[str, Any] = recorded(asdict(verdict))
     for triangle in record["triangles"]:
         triangle["items"] = [labels[i] for i in triangle["items"]]
     return record
@@ -166,7 +178,7 @@ def report_undetermined(group: str, graph: Comparisons, model: PBDE, options: Op
     if as_json:
         entry = {"group": group, "error": "the wins do not determine the optimum", "components": names}
         entry |= {"always_won": beaten, "within": [records for records, _ in fits]}
-        print(json.dumps(entry | {"not_fitted": [fault for _, fault in fits]}))
+        print(json_line(entry | {"not_fitted": [fault for _, fault in fits]}))
         return
     print(paragraph(heading(group, graph)))
     print(f"no finite optimum: {len(parts)} groups are not linked by wins in both directions. What is determined:")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reference import Comparisons
+from reference import PBDE, Comparisons
 from reference.__main__ import main
 from reference.claims import CLAIMS, Claim, verify
+from reference.fit import fit
 from reference.pbde import normalize
-from reference.report import number
+from reference.report import json_line, number
 from reference.toy import Toy
 from tests.checks import assert_close
 
@@ -297,3 +299,47 @@ def test_the_toy_is_the_papers() -> None:
     assert_close(toy.measure.sum(), 20.0, 1e-12)
     assert_close(np.exp(np.asarray(toy.annotator.log_p)) @ toy.measure, 1.0, 1e-12)
     assert_close(toy.uniform_proposal, toy.measure / 20, 1e-12)
+
+
+@given(st.recursive(st.floats() | st.none() | st.text(), lambda inner: st.lists(inner) | st.tuples(inner, inner)))
+def test_json_is_strict(values: object) -> None:
+    """Numbers that are not finite become null, however deep; nothing else changes."""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    found = json.loads(json_line({"values": values}), parse_constant=refuse)
+    assert found == json.loads(json.dumps({"values": values}), parse_constant=lambda _: None)
+
+
+def test_no_program_prints_another_json() -> None:
+    """Every program's --json goes through `json_line`: json.dumps is called for what only programs read."""
+    root = Path(__file__).parents[1]
+    calls = {
+        str(path.relative_to(root))
+        for room in ("reference", "figures", "lm", "bench")
+        for path in (root / room).rglob("*.py")
+        if "json.dumps(" in path.read_text(encoding="utf-8")
+    }
+    assert calls == {"reference/report.py", "lm/encoded.py"}
+
+
+def test_a_number_that_is_not_finite_is_null(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the line of `fit --json`, wherever it stands."""
+    fitted = fit(Comparisons.from_csv(CITATIONS, weight="weight"), PBDE.luce())
+    broken = replace(fitted, saturated=float("nan"), log_likelihood=-np.inf, log_nu=(float("nan"), 1.0))
+    monkeypatch.setattr("reference.__main__.fit", lambda *_: broken)
+    assert main(["fit", CITATIONS, "--weight", "weight", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert [record["saturated"], record["log_likelihood"], record["log_nu"]] == [None, None, [None, 1.0]]
+
+
+def test_words_that_begin_with_a_dash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Are words where an option expects some: outcomes, a column, the items of --predict."""
+    path = tmp_path / "games.csv"
+    path.write_text("-p,b,y\n-x,z,1\n-x,z,-1\nz,-x,1\nz,-x,-1\n-x,z,0\n-x,z,1\n")
+    given_words = ["--a", "-p", "--outcomes", "-1,1,0", "--predict", "-x", "z", "--json"]
+    assert main(["fit", str(path), *given_words]) == 0
+    assert json.loads(capsys.readouterr().out)["predict"]["probability"] == pytest.approx(5 / 12, abs=1e-9)

@@ -319,7 +319,7 @@ def test_coverage_of_two_items_by_enumeration(n: int, least: float, mean: float)
     """Every count of wins with its probability, given a finite fit: on the log scale .830 and .831 at the worst p,
     on the logit scale .928 and .936."""
     won = np.arange(1, n)
-    low, high = np.array([np.array(fit(of_two(k, n - k), PBDE.luce()).interval())[:, 0] for k in won]).T
+    low, high = np.array([np.array(fit(of_two(k, n - k), PBDE.luce()).interval())[:, 0] for k in range(1, n)]).T
     p = np.linspace(0.1, 0.9, 801)[:, None]
     weight = binom.pmf(won, n, p)
     covered = (weight * ((low <= p) & (p <= high))).sum(axis=1) / weight.sum(axis=1)
