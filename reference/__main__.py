@@ -37,15 +37,17 @@ from reference.options import (
 )
 from reference.report import (
     check_output,
-    heading,
     item_records,
     json_line,
     known,
     paragraph,
     print_graph,
+    print_heading,
     print_prediction,
+    reading_lines,
     report_undetermined,
     shortened,
+    unlinked,
     verdict_lines,
     verdict_record,
     write_rows,
@@ -151,7 +153,7 @@ def run_fit(args: argparse.Namespace) -> int:
             fitted = fit(graph, model, options)
         except NotIdentifiableError:
             status = 1
-            report_undetermined(group, graph, model, options, args.json)
+            rows += report_undetermined(group, graph, model, options, args.json)
             if predicted(args, graph) and not args.json:
                 print("--predict needs a finite fit: with --prior 0.5 there is one\n")
             continue
@@ -202,6 +204,8 @@ def fit_record(
         "log_likelihood": fitted.log_likelihood,
         "saturated": fitted.saturated,
         "comparisons": float(np.asarray(graph.weight).sum()),
+        "reading": reading_lines(graph),
+        "unlinked": [[(graph.labels or ())[i] for i in part] for part in unlinked(graph)] if args.prior else [],
         "newton_step": fitted.newton_step,
         "log_nu": fitted.log_nu,
         "verdict": verdict_record(verdict, graph.labels or ()) if verdict else None,
@@ -230,7 +234,7 @@ def run_diagnose(args: argparse.Namespace) -> int:
             record = verdict_record(verdict, graph.labels or ()) if verdict else None
             print(json_line({"group": group, **asdict(found), "verdict": record}))
             continue
-        print(paragraph(heading(group, graph, options)))
+        print_heading(group, graph, options)
         for question, answer in found.answers():
             print(paragraph(f"{question} {answer}", "  "))
         print()

@@ -170,7 +170,7 @@ def logit_errors(omega_covariance: Array, log_p: Array, model: PBDE) -> Array:
     found[np.arange(len(f)) != top] /= np.exp(np.delete(rest, top))
     contrast = -np.exp(np.where(np.arange(len(f)) == top, -np.inf, mass - logsumexp(mass) - rest[top]))
     contrast[top] = -contrast.sum()
-    found[top] = np.sqrt(max(contrast @ omega_covariance @ contrast, 0.0)) / f[top]
+    found[top] = np.sqrt(max(float(contrast @ omega_covariance @ contrast), 0.0)) / f[top]
     return found
 
 
