@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from accel import Ops, get_ops
 from bench.cases import SIZES, Case, cases
 from bench.report import BACKENDS, Commands
 from bench.roofline import machine, measure, seconds
+from reference.report import json_line
 
 EPS = 2.0**-23
 
@@ -93,7 +93,7 @@ HEAD = f"{'':<22}{'':<7}{'numbers':>9}{'us a call':>13}{'floor us':>11}{'GB/s':>
 
 def save(results: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json_line(results, indent=1) + "\n", encoding="utf-8")
 
 
 def draw(results: Any, path: Path) -> None:
@@ -187,7 +187,7 @@ def run_command(arguments: argparse.Namespace) -> int:
         save(results, arguments.save)
     picture = drawn(results, arguments.out / "kernels.png")
     if arguments.json:
-        print(json.dumps(results))
+        print(json_line(results))
         return 0
     for name, roof in results["rooflines"].items():
         rates = f"{roof['bandwidth'] / 1e9:.1f} GB/s, {roof['flops'] / 1e9:.1f} GFLOP/s"

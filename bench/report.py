@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -16,6 +15,7 @@ from accel import Ops, get_ops
 from accel.cublas import PRECISIONS
 from bench.peers import Place
 from bench.timing import Contender
+from reference.report import json_line
 
 BACKENDS = ("numpy", "numba", "cupy")
 Commands = Any  # what argparse's add_subparsers returns
@@ -132,9 +132,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def print_lines(rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> None:
     """A JSON line each, ours last."""
     for line in missing:
-        print(json.dumps({"missing": line}))
+        print(json_line({"missing": line}))
     for row in rows:
-        print(json.dumps(row))
+        print(json_line(row))
 
 
 def versions() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from accel.streams import stream
 from bench.peers import import_peer
 from bench.report import BACKENDS, Commands, check_least
 from bench.streams import Purpose
+from reference.report import json_line
 from reference.toy import Toy
 
 Array = NDArray[np.float64]
@@ -145,7 +145,7 @@ def run(arguments: argparse.Namespace) -> int:
         for one in runs:
             found.setdefault(one.name, []).append(one.tv)
             text = f"{one.name:<14}seed {one.seed}  TV {one.tv:.4f}  loss {one.loss:.6f}  {one.seconds:.1f} s"
-            print(json.dumps(asdict(one)) if arguments.json else text, flush=True)
+            print(json_line(asdict(one)) if arguments.json else text, flush=True)
     if not arguments.json:
         for name, distances in found.items():
             print(f"{name:<14}median TV {np.median(distances):.4f} of {len(distances)}")

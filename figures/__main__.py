@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import textwrap
@@ -47,6 +46,7 @@ from reference.options import (
     read_graphs,
     until_closed,
 )
+from reference.report import json_line
 
 
 class FigureModule(Protocol):
@@ -286,7 +286,7 @@ def _row(panel: Panel, widths: tuple[int, int]) -> str:
 def json_lines(numbers: Numbers, picture: Path) -> str:
     """One JSON object a panel: the panel's own keys, the settings, and the picture it is in."""
     common = {"settings": numbers.settings, "picture": str(picture)}
-    return "\n".join(json.dumps(asdict(panel) | common) for panel in numbers.panels)
+    return "\n".join(json_line(asdict(panel) | common) for panel in numbers.panels)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accel.checkpoint import fingerprint, whole_file
+from reference.report import json_line
 
 Array = NDArray[np.float64]
 FLAT = 1e-9  # nats: neighbours that differ by less are equally high
@@ -152,7 +153,7 @@ def save(numbers: Numbers, folder: Path) -> None:
         "fingerprint": fingerprint(numbers.arrays),  # a run killed between the files leaves those of two runs
     }
     with whole_file(folder / f"{numbers.name}.json") as file:
-        file.write((json.dumps(entry, indent=1) + "\n").encode())
+        file.write((json_line(entry, indent=1) + "\n").encode())
 
 
 def load(name: str, folder: Path) -> Numbers:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -14,8 +13,9 @@ from accel.minimize import out_of_memory
 from lm.corpus import GRAMMAR
 from lm.experiment import Experiment, Settings
 from lm.presets import PresetName
-from lm.report import STAGES, recorded
+from lm.report import STAGES
 from reference.options import Parser, package_version, until_closed
+from reference.report import json_line
 
 STAGE_HELP = """\
 stages (each runs those before it, where their results are not in the folder yet)
@@ -105,7 +105,7 @@ def run(experiment: Experiment, stages: Sequence[str], as_json: bool) -> int:
             if not as_json:
                 print(line.text, flush=True)
             elif line.values is not None:
-                print(json.dumps(recorded(line.values), allow_nan=False), flush=True)
+                print(json_line(line.values), flush=True)
         if not as_json:
             print(f"{time.perf_counter() - began:.0f} s", flush=True)
     return int(failed)

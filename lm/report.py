@@ -26,7 +26,6 @@ from lm.preferences import EQUATIONS, PAIRS
 from lm.pretrain import corpus_of, distance
 from lm.sentences import discarded, of_model
 from lm.table2 import table2
-from reference.report import known
 
 EXAMPLES = 2  # sentences shown of each model
 
@@ -38,13 +37,6 @@ class Line:
     text: str
     values: dict[str, Any] | None = None
     failed: bool = field(default=False)
-
-
-def recorded(values: Any) -> Any:
-    """The same values for JSON, however deep: NaN becomes None."""
-    if isinstance(values, dict):
-        return {key: recorded(value) for key, value in values.items()}
-    return [recorded(value) for value in values] if isinstance(values, list | tuple) else known(values)
 
 
 def pretrain_lines(experiment: Experiment) -> Iterator[Line]:

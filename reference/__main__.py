@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -38,14 +37,17 @@ from reference.options import (
 )
 from reference.report import (
     check_output,
-    heading,
     item_records,
+    json_line,
     known,
     paragraph,
     print_graph,
+    print_heading,
     print_prediction,
+    reading_lines,
     report_undetermined,
     shortened,
+    unlinked,
     verdict_lines,
     verdict_record,
     write_rows,
@@ -56,7 +58,8 @@ FIT_HELP = f"""\
 Prints the density that choices imply, with error bars, and whether one annotator can have made them.
 {FILE_HELP}  log p      log of the implicit preference distribution over the items of a graph; density = exp(log p)
   omega      f log p + g with mean 0: the log odds of i over j are omega_i - omega_j
-  s.e.       standard error in nats; the interval is exp(log p -+ 1.96 s.e.)
+  s.e.       standard error in nats; the interval of a density p is sigmoid(logit p -+ 1.96 s.e. / (1 - p)), s.e.
+             that of log p: it stays below 1, and for two items it is that of --predict
 
 {TIES_HELP}
 examples:
@@ -122,7 +125,7 @@ def run_verify(args: argparse.Namespace) -> int:
         claim = verdict.claim
         if args.json:
             row = {"claim": claim.name, "statement": claim.statement, "worst": verdict.worst}
-            print(json.dumps({**row, "allowed": claim.allowed, "holds": verdict.holds}))
+            print(json_line({**row, "allowed": claim.allowed, "holds": verdict.holds}))
             continue
         word = "holds" if verdict.holds else "FAILS"
         print(
@@ -150,7 +153,7 @@ def run_fit(args: argparse.Namespace) -> int:
             fitted = fit(graph, model, options)
         except NotIdentifiableError:
             status = 1
-            report_undetermined(group, graph, model, options, args.json)
+            rows += report_undetermined(group, graph, model, options, args.json)
             if predicted(args, graph) and not args.json:
                 print("--predict needs a finite fit: with --prior 0.5 there is one\n")
             continue
@@ -162,7 +165,7 @@ def run_fit(args: argparse.Namespace) -> int:
         rows += [[group, *record.values()] for record in records]
         verdict, untested = tested(args, graph)
         if args.json:
-            print(json.dumps(fit_record(args, group, graph, fitted, verdict, untested) | {"items": records}))
+            print(json_line(fit_record(args, group, graph, fitted, verdict, untested) | {"items": records}))
             continue
         print_graph(group, graph, fitted, options)
         for a, b in predicted(args, graph):
@@ -184,7 +187,7 @@ def report_failure(
         raise type(error)(f"{args.file}: {error}") from None
     start = f"{shortened(group, 30)}: " if group else ""
     line = paragraph(f"{start}not fitted: {error}") + "\n"
-    print(json.dumps({"group": group, "error": str(error)}) if args.json else line)
+    print(json_line({"group": group, "error": str(error)}) if args.json else line)
 
 
 def fit_record(
@@ -201,6 +204,8 @@ def fit_record(
         "log_likelihood": fitted.log_likelihood,
         "saturated": fitted.saturated,
         "comparisons": float(np.asarray(graph.weight).sum()),
+        "reading": reading_lines(graph),
+        "unlinked": [[(graph.labels or ())[i] for i in part] for part in unlinked(graph)] if args.prior else [],
         "newton_step": fitted.newton_step,
         "log_nu": fitted.log_nu,
         "verdict": verdict_record(verdict, graph.labels or ()) if verdict else None,
@@ -227,9 +232,9 @@ def run_diagnose(args: argparse.Namespace) -> int:
         verdicts.append(found.compatible)
         if args.json:
             record = verdict_record(verdict, graph.labels or ()) if verdict else None
-            print(json.dumps({"group": group, **asdict(found), "verdict": record}))
+            print(json_line({"group": group, **asdict(found), "verdict": record}))
             continue
-        print(paragraph(heading(group, graph, options)))
+        print_heading(group, graph, options)
         for question, answer in found.answers():
             print(paragraph(f"{question} {answer}", "  "))
         print()
@@ -251,7 +256,7 @@ def run_calibrate(args: argparse.Namespace) -> int:
     for design in DESIGNS:
         found = calibrate(design, args.replications, args.seed)
         if args.json:
-            print(json.dumps({"design": design.name, **asdict(found)}))
+            print(json_line({"design": design.name, **asdict(found)}))
             continue
         print(
             f"{design.name:<8}{design.statement:<46}{found.rejected:>9.1%}{found.covered:>9.1%}"

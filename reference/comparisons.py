@@ -13,7 +13,7 @@ from scipy import sparse
 
 from reference.annotators import Indices, check_index_pairs
 from reference.arrays import Array, finite_array, finite_sparse, integer, not_negative, plain_array
-from reference.reading import Columns, Default, Ties, read_comparisons
+from reference.reading import Columns, Default, Source, Ties, read_comparisons
 
 
 def pair_proposal(proposal: Any, n: int) -> Any:
@@ -90,7 +90,7 @@ class Comparisons:
     x_a, x_b: (N,) item indices. y: (N,) in [0, 1], 1 where x_a is preferred, 0.5 for a tie. annotator: (N,)
     ids, where known. weight: (N,) >= 0, how often each was observed. labels: the n items' names.
     Comparisons of an item with itself are dropped and counted in `dropped`; `ties` is the weight of the
-    comparisons with y = 0.5, `ties_left_out` of those that reading left out.
+    comparisons with y = 0.5, `ties_left_out` of those that reading left out; source: how a file was read.
     ValueError where shapes differ or values are out of range.
     """
 
@@ -102,6 +102,7 @@ class Comparisons:
     weight: ArrayLike | None = None
     labels: Sequence[str] | None = None
     ties_left_out: float = 0.0
+    source: Source | None = None
     dropped: int = field(init=False)
 
     def __post_init__(self) -> None:

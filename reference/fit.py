@@ -21,9 +21,12 @@ from reference.inference import (
     doubly_centred,
     grounded_covariance,
     heaviest,
+    log_complement,
     log_p_covariance,
+    logit_errors,
     resistances,
     sandwich,
+    score_variance,
     squared_residuals,
 )
 from reference.laplacian import NotConvergedError, centred
@@ -43,8 +46,9 @@ class Options:
     """How to fit. ties: "half" a win each, or "davidson": a parameter fitted along (reference/davidson.py).
 
     prior: this many wins and losses of every item against a ghost item; 0 for maximum likelihood.
-    robust: standard errors by the sandwich, right where the choice rule is wrong. ValueError for prior < 0, and
-    for robust together with davidson.
+    robust: standard errors by the sandwich, right where the choice rule is wrong. Without it they are those of
+    tossed coins where all outcomes are 0 or 1, and follow the spread of the outcomes (`score_variance`) where some
+    lie between, as ties that count half. ValueError for prior < 0, and for robust together with davidson.
     """
 
     ties: Ties = "half"
@@ -64,11 +68,11 @@ class Options:
 class Fit:
     """A fitted graph of n items: log_p (n,), normalised; omega (n,), mean 0; nats, and nats per comparison.
 
-    omega_covariance: (n, n) in that gauge, None above 5,000 items; se_log_p, se_omega: standard errors (n,), NaN
-    there. log_likelihood, and `saturated`: what it could be at best, with probabilities of its own for every
-    pair. compared: comparisons of each item, (n,). newton_step: the certificate. log_nu: Davidson's tie
-    parameter and its standard error, where it was asked for. contrasts: (n, n), the variances of
-    omega_i - omega_j, NaN where they are lost in rounding; None above 5,000 items.
+    omega_covariance: (n, n) in that gauge, None above 5,000 items; se_log_p, se_omega and se_logit_p, of
+    log p - log(1 - p): standard errors (n,), NaN there. log_likelihood, and `saturated`: what it could be at best,
+    with probabilities of its own for every pair. compared: comparisons of each item, (n,). newton_step: the
+    certificate. log_nu: Davidson's tie parameter and its standard error, where it was asked for. contrasts:
+    (n, n), the variances of omega_i - omega_j, NaN where they are lost in rounding; None above 5,000 items.
     """
 
     log_p: Array
@@ -76,6 +80,7 @@ class Fit:
     omega_covariance: Array | None
     se_log_p: Array
     se_omega: Array
+    se_logit_p: Array
     log_likelihood: float
     saturated: float
     compared: Array
@@ -84,9 +89,12 @@ class Fit:
     contrasts: Array | None = None
 
     def interval(self) -> tuple[Array, Array]:
-        """The 95 % interval of each density, (n,) and (n,): exp(log p -+ 1.96 standard errors)."""
-        half = NORMAL_95 * self.se_log_p
-        return np.exp(self.log_p - half), np.exp(np.minimum(self.log_p + half, 0.0))
+        """The 95 % interval of each density, (n,) and (n,): sigmoid(logit p -+ 1.96 standard errors of logit p).
+
+        On the logit scale it stays below 1, and the intervals of two items are each other's mirror image.
+        """
+        logit, half = self.log_p - log_complement(self.log_p), NORMAL_95 * self.se_logit_p
+        return np.asarray(expit(logit - half)), np.asarray(expit(logit + half))
 
     def predict(self, a: int, b: int) -> tuple[float, float, float]:
         """Prob(a preferred to b), and its 95 % interval: sigmoid(omega_a - omega_b -+ 1.96 standard errors).
@@ -129,6 +137,7 @@ def fit(comparisons: Comparisons, model: PBDE, options: Options | None = None) -
         omega_covariance=spread,
         se_log_p=nothing if grounded is None else _deviations(log_p_covariance(grounded, log_p, model)),
         se_omega=nothing if spread is None else _deviations(spread),
+        se_logit_p=nothing if grounded is None else logit_errors(grounded, log_p, model),
         compared=compared,
         **fields,
     )
@@ -146,11 +155,17 @@ def _fit_luce(comparisons: Comparisons, wins: Any, model: PBDE, options: Options
     spread = contrasts = None
     if n <= COVARIANCE_LIMIT:
         ground = heaviest(model.log_p(omega), model)
-        spread = grounded_covariance(fitted, found, ground, COVARIANCE_LIMIT + 1)[:n, :n]
+        spread = grounded_covariance(fitted, found, ground, COVARIANCE_LIMIT + 1)
         if options.robust:
-            spread = sandwich(spread, squared_residuals(comparisons, omega))
+            spread = sandwich(spread[:n, :n], squared_residuals(comparisons, omega))
+        elif not coins(comparisons):
+            variance = curvatures(check_wins(fitted), found.omega)  # the ghost's comparisons are coins
+            variance[:n, :n] = score_variance(comparisons, omega, variance[:n, :n])
+            spread = sandwich(spread, variance)
+        spread = spread[:n, :n]
         contrasts = contrast_variances(spread)
-        if np.isnan(contrasts).any() and not options.robust and n <= EXACT_CONTRASTS:
+        plain = not options.robust and coins(comparisons)
+        if plain and np.isnan(contrasts).any() and n <= EXACT_CONTRASTS:
             contrasts = resistances(curvatures(check_wins(fitted), found.omega))[:n, :n]
     loss, divergence, _ = summary(Pairs.of(wins), omega)
     return {
@@ -179,6 +194,12 @@ def _fit_davidson(comparisons: Comparisons, wins: Any, model: PBDE, options: Opt
         "newton_step": found.newton_step,
         "log_nu": (found.theta, float(np.sqrt(found.covariance[-1, -1]))),
     }
+
+
+def coins(comparisons: Comparisons) -> bool:
+    """Whether every outcome is 0 or 1, so that its variance is P (1 - P)."""
+    y, weight = np.asarray(comparisons.y), np.asarray(comparisons.weight)
+    return bool(np.isin(y[weight > 0], (0.0, 1.0)).all())
 
 
 def with_ghost(wins: Any, prior: float) -> sparse.csr_array:

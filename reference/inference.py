@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.linalg.lapack import dpocon
-from scipy.special import expit
+from scipy.special import expit, logsumexp
 
 from reference.comparisons import Comparisons
 from reference.laplacian import NotConvergedError, grounded_inverse
@@ -27,6 +27,7 @@ from reference.pbde import PBDE, Array, log_weights
 
 COVARIANCE_LIMIT = 5000  # items: an (n, n) array of 200 MB, and n^3 multiplications
 DIGITS_LEFT = 1e-6  # of two variances: a difference of them above it has some nine digits
+NO_SPREAD = 1e-18  # of squared residuals, in parts of a coin's: what a certified omega leaves of none
 CONDITION_LIMIT = 1e-10  # the reciprocal: six digits are left of an inverse
 
 
@@ -136,6 +137,28 @@ def squared_residuals(comparisons: Comparisons, omega: Array) -> Array:
     return np.asarray(one_way + one_way.T)
 
 
+def score_variance(comparisons: Comparisons, omega: Array, curvature: Array) -> Array:
+    """(n, n), symmetric: the variance of the score of every pair, from how far its outcomes are spread.
+
+    Where outcomes are ties or graded, a comparison is not a tossed coin of variance P (1 - P); what it is shows in
+    r^2 = (y - P)^2. With S_ij = sum r^2 over the N_ij comparisons of a pair, and phi the ratio of what all pairs
+    show to what coins would,
+
+        V_ij = N_ij (S_ij + phi P (1 - P)) / (N_ij + 1),   phi = sum S / sum N P (1 - P) :
+
+    the pair's own spread and one comparison with the spread of all, so that a pair that only tied is not taken for
+    certain. Where every outcome is the expected one, one comparison of all counts as a coin: phi = 1 / sum N.
+    curvature: N_ij P (1 - P).
+    """
+    own = squared_residuals(comparisons, omega)
+    one_way = comparisons.wins()
+    total = np.asarray((one_way + one_way.T).toarray())
+    if own.sum() <= NO_SPREAD * curvature.sum():
+        own = curvature / max(one_way.sum(), 1.0)
+    phi = own.sum() / curvature.sum()
+    return np.asarray(own * (total / (total + 1)) + phi * curvature / (total + 1))
+
+
 def covariance(wins: Any, optimum: Optimum, model: PBDE, measure: ArrayLike | None = None) -> Array:
     """(n, n): the covariance of log_p, for wins that are counts.
 
@@ -162,6 +185,34 @@ def log_p_covariance(
     centred = omega_covariance - w @ omega_covariance  # rows: (I - 1 w^T) from the left
     centred = centred - (centred @ w)[:, None]
     return np.asarray(centred / f[:, None] / f[None, :])
+
+
+def log_complement(log_p: Array) -> Array:
+    """(n,): log(1 - p_i) of n >= 2 outcomes; that of the largest, which may round to 1, from the others."""
+    top = int(log_p.argmax())
+    others = np.delete(np.arange(len(log_p)), top)
+    found = np.empty_like(log_p)
+    found[others] = np.log1p(-np.exp(log_p[others]))
+    found[top] = logsumexp(log_p[others])
+    return found
+
+
+def logit_errors(omega_covariance: Array, log_p: Array, model: PBDE) -> Array:
+    """(n,): the standard errors of logit p_i = log p_i - log(1 - p_i), for the covariance of omega in any gauge.
+
+    d logit p_i = d log p_i / (1 - p_i) = sum_j v_j (d omega_i - d omega_j) / f_i,   v_j = w_j / (1 - p_i):
+
+    the first form for all but the largest, the second for that one, whose 1 - p_i may be as small as it likes.
+    """
+    f, rest = model.over(len(log_p))[0], log_complement(log_p)
+    variance = np.maximum(np.diag(log_p_covariance(omega_covariance, log_p, model)), 0.0)
+    found: Array = np.sqrt(variance)
+    top, mass = int(log_p.argmax()), log_p - np.log(f)
+    found[np.arange(len(f)) != top] /= np.exp(np.delete(rest, top))
+    contrast = -np.exp(np.where(np.arange(len(f)) == top, -np.inf, mass - logsumexp(mass) - rest[top]))
+    contrast[top] = -contrast.sum()
+    found[top] = np.sqrt(max(float(contrast @ omega_covariance @ contrast), 0.0)) / f[top]
+    return found
 
 
 def heaviest(log_p: Array, model: PBDE, measure: ArrayLike | None = None) -> int:

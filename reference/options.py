@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -29,8 +30,8 @@ FILE is a CSV file with a header line, a comparison a row, or (named .jsonl or .
 
 TIES_HELP = """\
 ties
-  --ties half      (default) half a win for each side. Simple, and right for the order; the s.e. count a tie as
-                   one comparison
+  --ties half      (default) half a win for each side. Simple, and right for the order; the s.e. follow the spread
+                   that the outcomes have, for a tie is not a tossed coin: 6 wins and 30 ties give [.52, .64]
   --ties drop      as if ties had not happened: the odds given that there is a winner
   --ties davidson  ties have the odds nu sqrt(p_a p_b), and nu is fitted along: close items tie more often, so
                    a tie says that two items are near each other (Davidson 1970). The only one of the three that
@@ -66,7 +67,7 @@ def add_fit_options(parser: argparse.ArgumentParser) -> None:
         metavar="C",
         help="C wins and C losses of every item against a ghost item; 0.5 makes every density finite (default 0)",
     )
-    parser.add_argument("--robust", action="store_true", help="sandwich standard errors")
+    parser.add_argument("--robust", action="store_true", help="standard errors by the sandwich, also without ties")
     parser.add_argument(
         "--pbde", choices=("luce", "length"), default="luce", help="f = 1 (Eq. 9) or 1 / |x| (Eq. 12)"
     )
@@ -140,7 +141,13 @@ def check_predicted(args: argparse.Namespace, graphs: dict[str, Comparisons]) ->
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line on stderr."""
+    """An ArgumentParser whose errors are one line on stderr, and in which words after a single dash are values."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        # argparse takes what looks like a negative number for a value; -1,1,0 and an item named -x are values too,
+        # for all options but -h begin with two dashes
+        self._negative_number_matcher = re.compile(r"-[^-]")
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}\n")

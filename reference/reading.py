@@ -72,6 +72,44 @@ class Columns:
         return replace(self, a="chosen", b="rejected", y=y)
 
 
+MEANT = {  # columns that look as if they had a meaning, and the option that gives it to them
+    "y": ("y", "label", "winner", "outcome", "choice", "preference", "preferred"),
+    "weight": ("weight", "count", "times"),
+    "annotator": ("annotator", "annotator_id", "worker", "judge", "rater"),
+    "": ("margin", "score", "score_chosen", "score_rejected", "chosen_score", "rejected_score", "rating"),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """How a file was read: the outcome; the columns of both sides; what turns a number; columns left unread."""
+
+    outcome: str
+    sides: tuple[str, str]
+    turn: str = ""
+    unread: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, table: Table, columns: Columns, by: str | None = None) -> Source:
+        """Of a table that was read by these columns."""
+        unread = [name for name in table.header if name not in (*columns.names(), by)]
+        meant = tuple(
+            f"{name!r} ({f'--{option} {name} reads it' if option else 'every row counts the same'})"
+            for name in unread
+            for option, names in MEANT.items()
+            if name.lower() in names
+        )
+        a, b, y = columns.a, columns.b, columns.y
+        if y is None:
+            return cls(f"{a} is preferred in every row", (a, b), "", meant)
+        if columns.outcomes is not None:
+            first, second, tie = columns.outcomes
+            return cls(f"{y} = {first}: {a} is preferred, {second}: {b}, {tie}: a tie", (a, b), "", meant)
+        if all(row.fields[y] in (row.fields[a], row.fields[b]) for row in table.rows):
+            return cls(f"{y} names the winner", (a, b), "", meant)
+        return cls(f"{y} = 1: {a} is preferred", (a, b), f"the other way round: --a {b} --b {a}", meant)
+
+
 @dataclass(frozen=True)
 class Row:
     """One data row of a file: its line number (the header is line 1) and its fields by column name."""
@@ -248,8 +286,10 @@ def read_comparisons(path: str | Path, columns: Columns, by: str | None = None) 
     members: dict[str, list[int]] = {}
     for k, row in enumerate(rows):
         members.setdefault("" if by is None else row.fields[by], []).append(k)
+    source = Source.of(table, columns, by)
     return {
         group: _arguments([rows[k] for k in at], np.array(values)[at], np.array(weights)[at], columns)
+        | {"source": source}
         for group, at in members.items()
     }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.sparse.csgraph import connected_components
 
 from reference.annotators import Indices
 from reference.comparisons import Comparisons
@@ -19,7 +20,16 @@ from reference.laplacian import NotConvergedError
 from reference.pbde import PBDE
 from reference.verdict import GoodnessOfFit
 
+FEW_PARTS = 5  # groups of an undetermined graph that are printed one by one; of more, the largest
 SHOWN = 30  # items of a graph that the table prints; --json and --csv give all
+MISSING = (
+    "nan",
+    "none",
+    "null",
+    "na",
+    "n/a",
+    "<na>",
+)  # written in the place of a missing name
 FIELDS = ("item", "log_p", "omega", "se_log_p", "se_omega", "comparisons")
 
 
@@ -62,9 +72,41 @@ def heading(group: str, graph: Comparisons, options: Options | None = None) -> s
     return f"{start}{graph.n} items, {total:g} comparisons ({ties}{self_made}){who}{prior}"
 
 
+def reading_lines(graph: Comparisons) -> list[str]:
+    """How the outcomes were read, how often the first side won, and what may have been meant otherwise."""
+    y, weight = np.asarray(graph.y), np.asarray(graph.weight)
+    lines, source, total = [], graph.source, float(weight.sum())
+    if source is not None and total > 0:
+        first, second, ties = (float(weight[y == value].sum()) / total for value in (1.0, 0.0, 0.5))
+        graded = max(1 - first - second - ties, 0.0)
+        a, b = (shortened(name, 20) for name in source.sides)
+        shares = [f"{a} won {100 * first:.1f} %, {b} {100 * second:.1f} %"]
+        shares += [f"ties {100 * ties:.1f} %"] * (ties > 0) + [f"graded {100 * graded:.1f} %"] * (graded > 1e-9)
+        turn = f"; {source.turn}" if source.turn else ""
+        lines.append(f"{source.outcome}; {', '.join(shares)}{turn}")
+    return lines + [f"remark: {text}" for text in remarks(graph)]
+
+
+def remarks(graph: Comparisons) -> list[str]:
+    """Item names that look like missing values, and columns that look meant but were not read."""
+    unread = () if graph.source is None else graph.source.unread
+    found = [f"not read, though it looks meant: column {column}" for column in unread]
+    missing = [label for label in graph.labels or () if label.strip().lower() in MISSING]
+    return found + [
+        f"an item is named {name!r}: leave its rows out if that is a missing value" for name in missing
+    ]
+
+
+def print_heading(group: str, graph: Comparisons, options: Options | None = None) -> None:
+    """The heading, and how its comparisons were read."""
+    print(paragraph(heading(group, graph, options)))
+    for line in reading_lines(graph):
+        print(paragraph(line, "  "))
+
+
 def print_graph(group: str, graph: Comparisons, fitted: Fit, options: Options) -> None:
     """The graph's table, the most preferred item first."""
-    print(paragraph(heading(group, graph, options)))
+    print_heading(group, graph, options)
     print(
         f"{'item':<30}{'density':>9}{'95 % interval':>20}{'log p':>9}{'s.e.':>7}"
         f"{'omega':>9}{'s.e.':>7}{'compared':>9}"
@@ -80,6 +122,7 @@ def print_graph(group: str, graph: Comparisons, fitted: Fit, options: Options) -
         )
     if graph.n > SHOWN:
         print(f"... and {graph.n - SHOWN} more: --json or --csv gives them all")
+    print_unlinked(graph)
     if fitted.omega_covariance is None:
         print("no standard errors: above 5,000 items their covariance is too large an array")
     print(
@@ -94,13 +137,36 @@ def _tied(log_nu: float) -> float:
     return float(1 / (1 + 2 * np.exp(-log_nu)))
 
 
+def unlinked(graph: Comparisons) -> list[Indices]:
+    """The parts of a graph that no comparison links, the largest first; one where all are linked."""
+    wins = graph.wins()
+    count, label = connected_components(wins, directed=False)
+    return sorted((np.flatnonzero(label == k) for k in range(count)), key=lambda part: -len(part))
+
+
+def print_unlinked(graph: Comparisons) -> None:
+    """Which items only the prior compares."""
+    parts, labels = unlinked(graph), graph.labels or ()
+    if len(parts) > 1:
+        listed = " | ".join(", ".join(shortened(labels[i], 20) for i in part[:6]) for part in parts[:6])
+        more = "" if len(parts) <= 6 and all(len(part) <= 6 for part in parts) else " ..."
+        print(
+            paragraph(
+                f"{len(parts)} parts that no comparison links: {listed}{more}. What stands between them, "
+                "order, odds and intervals, is the prior's choice alone; within a part the comparisons speak"
+            )
+        )
+
+
 def print_prediction(graph: Comparisons, fitted: Fit, a: int, b: int) -> None:
     """Prob(a preferred to b) with its interval; under Davidson's model given that there is a winner."""
     labels, (prob, low, high) = graph.labels or (), fitted.predict(a, b)
     names = f"{shortened(labels[a], 29)} over {shortened(labels[b], 29)}"
     interval = "no interval" if np.isnan(low) else f"95 % interval [{low:.4f}, {high:.4f}]"
     given = ", given no tie" if fitted.log_nu is not None else ""
-    print(paragraph(f"{names}: probability {prob:.4f}{given}, {interval}"))
+    linked = any(a in part and b in part for part in unlinked(graph))
+    alone = "" if linked else "; by the prior alone: no comparison links them"
+    print(paragraph(f"{names}: probability {prob:.4f}{given}, {interval}{alone}"))
 
 
 def verdict_lines(verdict: GoodnessOfFit, labels: Sequence[str]) -> list[str]:
@@ -145,32 +211,53 @@ def triangle_text(verdict: GoodnessOfFit, k: int, labels: Sequence[str]) -> str:
 
 
 def known(value: Any) -> Any:
-    """The value, or None for NaN, which JSON has no word for."""
-    return None if isinstance(value, float) and np.isnan(value) else value
+    """The value, or None for NaN and infinities, which JSON has no word for."""
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def recorded(values: Any) -> Any:
+    """The same values for JSON, however deep: numbers that are not finite become None."""
+    if isinstance(values, dict):
+        return {key: recorded(value) for key, value in values.items()}
+    return [recorded(value) for value in values] if isinstance(values, list | tuple) else known(values)
+
+
+def json_line(values: Any, indent: int | None = None) -> str:
+    """The values as strict JSON: what every program prints for --json."""
+    return json.dumps(recorded(values), allow_nan=False, indent=indent)
 
 
 def verdict_record(verdict: GoodnessOfFit, labels: Sequence[str]) -> dict[str, Any]:
     """The verdict for JSON: NaN becomes None, items become labels."""
-    record: dict[str, Any] = {key: known(value) for key, value in asdict(verdict).items()}
+    record: dict[str, Any] = recorded(asdict(verdict))
     for triangle in record["triangles"]:
         triangle["items"] = [labels[i] for i in triangle["items"]]
     return record
 
 
-def report_undetermined(group: str, graph: Comparisons, model: PBDE, options: Options, as_json: bool) -> None:
-    """What a graph determines that has no finite optimum: its groups, who always won, densities within."""
+def report_undetermined(
+    group: str, graph: Comparisons, model: PBDE, options: Options, as_json: bool
+) -> list[list[Any]]:
+    """What a graph determines that has no finite optimum: its groups, who always won, densities within.
+
+    Returns the rows of --csv: an item each, with the number of its group.
+    """
     parts, beaten = partial_order(graph)
     labels = graph.labels or ()
     names = [[labels[i] for i in part] for part in parts]
     fits = [_within(graph, part, model, options) for part in parts]
+    rows = [[group, *record.values(), k] for k, (records, _) in enumerate(fits, 1) for record in records]
     if as_json:
         entry = {"group": group, "error": "the wins do not determine the optimum", "components": names}
         entry |= {"always_won": beaten, "within": [records for records, _ in fits]}
-        print(json.dumps(entry | {"not_fitted": [fault for _, fault in fits]}))
-        return
-    print(paragraph(heading(group, graph)))
+        print(json_line(entry | {"not_fitted": [fault for _, fault in fits]}))
+        return rows
+    print_heading(group, graph)
     print(f"no finite optimum: {len(parts)} groups are not linked by wins in both directions. What is determined:")
-    for k, (items, (records, fault)) in enumerate(zip(names, fits, strict=True), 1):
+    largest = max(map(len, parts))
+    few = len(parts) <= FEW_PARTS
+    shown = [k for k, part in enumerate(parts) if few or len(part) == largest][:FEW_PARTS]
+    for k, items, (records, fault) in [(k + 1, names[k], fits[k]) for k in shown]:
         won = [str(m + 1) for j, m in beaten if j == k - 1]
         against = f"; won every comparison with group{'s' * (len(won) > 1)} {', '.join(won[:12])}" if won else ""
         listed = ", ".join(shortened(item, 30) for item in items[:8])
@@ -179,13 +266,18 @@ def report_undetermined(group: str, graph: Comparisons, model: PBDE, options: Op
                 f"group {k}: {listed}{f', ... ({len(items)} items)' if len(items) > 8 else ''}{against}", "  "
             )
         )
-        for record in sorted(records, key=lambda record: -record["log_p"])[:8]:
+        for record in sorted(records, key=lambda record: -record["log_p"])[: 8 if few else SHOWN]:
             error = "-" if record["se_log_p"] is None else number(record["se_log_p"], 3, 9).strip()
             within_text = f"density within {np.exp(record['log_p']):.4f}, log p {record['log_p']:.3f}"
             print(f"    {shortened(record['item'], 29):<30}{within_text} (s.e. {error})")
         if fault:
             print(paragraph(f"not fitted: {fault}", "    "))
+    if len(shown) < len(parts):
+        rest = [len(part) for k, part in enumerate(parts) if k not in shown]
+        single = f"{rest.count(1)} of a single item"
+        print(f"  and {len(rest)} smaller groups, {single}: --csv has their densities, --json the full account")
     print("add comparisons that link the groups in both directions, or take a prior: --prior 0.5\n")
+    return rows
 
 
 def _within(
@@ -211,8 +303,10 @@ def check_output(path: str, sources: Iterable[str]) -> None:
 
 
 def write_rows(path: str, rows: list[list[Any]]) -> None:
-    """The items of all graphs as CSV."""
+    """The items of all graphs as CSV; with a column part where densities are those within a part of a graph."""
+    width = max(map(len, rows), default=0)
+    header = ["group", *FIELDS, "part"][: max(width, len(FIELDS) + 1)]
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["group", *FIELDS])
-        writer.writerows(rows)
+        writer.writerow(header)
+        writer.writerows([*row, *[""] * (len(header) - len(row))] for row in rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reference import Comparisons
+from reference import PBDE, Comparisons
 from reference.__main__ import main
 from reference.claims import CLAIMS, Claim, verify
+from reference.fit import fit
 from reference.pbde import normalize
-from reference.report import number
+from reference.report import json_line, number
 from reference.toy import Toy
 from tests.checks import assert_close
 
 CITATIONS = str(Path(__file__).parents[1] / "reference" / "data" / "citations.csv")
 CONVARG = Path(__file__).parents[2] / "shared" / "data" / "convarg" / "judgments.csv"
 
+UNREAD = "a,b,y,label,Margin,topic\nnan,z,1,0,2,t\nz,nan,1,0,1,t\n"
 COLUMNS = ("a", "b", "y", "annotator", "weight", "by")  # options that name a column
 
 
@@ -72,7 +75,8 @@ def test_fit_prints_the_citations(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert len(out.read_text().splitlines()) == 5
     assert main(["fit", CITATIONS, "--weight", "weight"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[3].startswith("JRSS-B")
+    assert lines[2] == "  y = 1: a is preferred; a won 100.0 %, b 0.0 %; the other way round: --a b --b a"
+    assert lines[4].startswith("JRSS-B")
     assert max(map(len, lines)) <= 100
 
 
@@ -181,7 +185,7 @@ def test_huge_standard_errors(capsys: pytest.CaptureFixture[str], tmp_path: Path
     path.write_text("a,b,y\nx,z,1\n")
     for prior in ("1e-6", "1e-12"):
         assert main(["fit", str(path), "--prior", prior]) == 0
-        table = capsys.readouterr().out.splitlines()[3:5]
+        table = capsys.readouterr().out.splitlines()[4:6]
         # an item, its density, the interval in two words, five numbers
         assert [len(row.split()) for row in table] == [9, 9]
         assert main(["diagnose", str(path), "--prior", prior]) == 0
@@ -297,3 +301,121 @@ def test_the_toy_is_the_papers() -> None:
     assert_close(toy.measure.sum(), 20.0, 1e-12)
     assert_close(np.exp(np.asarray(toy.annotator.log_p)) @ toy.measure, 1.0, 1e-12)
     assert_close(toy.uniform_proposal, toy.measure / 20, 1e-12)
+
+
+@given(st.recursive(st.floats() | st.none() | st.text(), lambda inner: st.lists(inner) | st.tuples(inner, inner)))
+def test_json_is_strict(values: object) -> None:
+    """Numbers that are not finite become null, however deep; nothing else changes."""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    found = json.loads(json_line({"values": values}), parse_constant=refuse)
+    assert found == json.loads(json.dumps({"values": values}), parse_constant=lambda _: None)
+
+
+def test_no_program_prints_another_json() -> None:
+    """Every program's --json goes through `json_line`: json.dumps is called for what only programs read."""
+    root = Path(__file__).parents[1]
+    calls = {
+        str(path.relative_to(root))
+        for room in ("reference", "figures", "lm", "bench")
+        for path in (root / room).rglob("*.py")
+        if "json.dumps(" in path.read_text(encoding="utf-8")
+    }
+    assert calls == {"reference/report.py", "lm/encoded.py"}
+
+
+def test_a_number_that_is_not_finite_is_null(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the line of `fit --json`, wherever it stands."""
+    fitted = fit(Comparisons.from_csv(CITATIONS, weight="weight"), PBDE.luce())
+    broken = replace(fitted, saturated=float("nan"), log_likelihood=-np.inf, log_nu=(float("nan"), 1.0))
+    monkeypatch.setattr("reference.__main__.fit", lambda *_: broken)
+    assert main(["fit", CITATIONS, "--weight", "weight", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert [record["saturated"], record["log_likelihood"], record["log_nu"]] == [None, None, [None, 1.0]]
+
+
+def test_words_that_begin_with_a_dash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Are words where an option expects some: outcomes, a column, the items of --predict."""
+    path = tmp_path / "games.csv"
+    path.write_text("-p,b,y\n-x,z,1\n-x,z,-1\nz,-x,1\nz,-x,-1\n-x,z,0\n-x,z,1\n")
+    given_words = ["--a", "-p", "--outcomes", "-1,1,0", "--predict", "-x", "z", "--json"]
+    assert main(["fit", str(path), *given_words]) == 0
+    assert json.loads(capsys.readouterr().out)["predict"]["probability"] == pytest.approx(5 / 12, abs=1e-9)
+
+
+@pytest.mark.parametrize("program", ["fit", "diagnose"])
+@pytest.mark.parametrize(
+    ("text", "asked", "said"),
+    [
+        (
+            "p,q,c\nx,z,0\nz,x,0\nx,z,1\nx,z,0.5\n",
+            "--a p --b q --y c",
+            "c = 1: p is preferred; p won 25.0 %, q 50.0 %, ties 25.0 %; the other way round: --a q --b p",
+        ),
+        ("a,b,y\nx,z,x\nz,x,x\nx,z,z\n", "", "y names the winner; a won 33.3 %, b 66.7 %"),
+        (
+            "a,b,y\nx,z,l\nz,x,l\nx,z,r\n",
+            "--outcomes l,r,t",
+            "y = l: a is preferred, r: b, t: a tie; a won 66.7 %, b 33.3 %",
+        ),
+        (
+            "chosen,rejected\nx,z\nz,x\n",
+            "",
+            "chosen is preferred in every row; chosen won 100.0 %, rejected 0.0 %",
+        ),
+        (UNREAD, "", "column 'label' (--y label reads it)"),
+        (UNREAD, "", "column 'Margin' (every row counts the same)"),
+        ("a,b,y\nNaN,z,1\nz,NaN,1\n", "", "an item is named 'NaN'"),
+    ],
+)
+def test_how_it_was_read(
+    program: str, text: str, asked: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The heading says how outcomes were read, how often the first side won, and what may be meant otherwise."""
+    path = tmp_path / "f.csv"
+    path.write_text(text)
+    assert main([program, str(path), *asked.split()]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert said in shown
+    assert "topic" not in shown
+
+
+def test_a_graph_of_many_parts_is_not_many_paragraphs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The largest part in full, one line for the other 63, and a row of --csv for every density."""
+    path, out = tmp_path / "season.csv", tmp_path / "out.csv"
+    ring = [f"p{k},p{(k + 1) % 12},1" for k in range(12)]
+    pairs = [f"q{k},r{k},{y}" for k in range(3) for y in (0, 1)]
+    path.write_text("\n".join(["a,b,y", *ring, *pairs, *(f"p0,s{k},1" for k in range(60))]) + "\n")
+    assert main(["fit", str(path), "--csv", str(out)]) == 1
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) < 30
+    assert "and 63 smaller groups, 60 of a single item: --csv has their densities" in shown
+    header, *rows = (line.split(",") for line in out.read_text().splitlines())
+    assert header[-1] == "part"
+    assert len(rows) == 12 + 6
+    density: dict[str, float] = {}
+    for row in rows:
+        density[row[-1]] = density.get(row[-1], 0) + np.exp(float(row[2]))
+    assert_close(list(density.values()), np.ones(4), 1e-10)
+    assert main(["fit", str(path), "--json"]) == 1
+    assert len(json.loads(capsys.readouterr().out)["components"]) == 64
+
+
+def test_parts_that_only_the_prior_compares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Are named beside the table and beside a prediction across them; a linked graph is not."""
+    path = tmp_path / "apart.csv"
+    path.write_text("a,b,y,w\nM1,M2,1,7\nM1,M2,0,3\nC,D,1,4\nD,C,1,2\nD,E,1,3\nE,D,1,3\n")
+    given_prior = ["fit", str(path), "--weight", "w", "--prior", "0.5", "--predict"]
+    for pair, alone in ((["M1", "C"], True), (["M1", "M2"], False)):
+        assert main([*given_prior, *pair]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "2 parts that no comparison links: C, D, E | M1, M2." in said
+        assert ("by the prior alone" in said) == alone
+    assert main([*given_prior, "M1", "C", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["unlinked"] == [["C", "D", "E"], ["M1", "M2"]]
+    assert main(["fit", CITATIONS, "--weight", "weight", "--prior", "0.5"]) == 0
+    assert "no comparison links" not in capsys.readouterr().out

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
+from scipy.stats import binom
 
 from reference import PBDE, Comparisons, NotConvergedError, NotIdentifiableError, covariance, optimum
 from reference.__main__ import main
@@ -295,3 +296,96 @@ def test_wrong_options(fields: dict[str, object], message: str) -> None:
     """Each with its own rule."""
     with pytest.raises(ValueError, match=message):
         Options(**fields)  # type: ignore[arg-type]
+
+
+def of_two(won: float, lost: float, tied: float = 0.0) -> Comparisons:
+    """Comparisons of two items, the outcomes as weights."""
+    return Comparisons([0, 0, 0], [1, 1, 1], [1, 0, 0.5], 2, weight=[won, lost, tied])
+
+
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 400), st.floats(1e-3, 1e3))
+def test_two_items_have_one_interval(won: int, lost: int, tied: int, scale: float) -> None:
+    """That of an item is the other's mirror image, and with f = 1 that of `predict`."""
+    data = of_two(won, lost, tied)
+    for model in (PBDE.luce(), PBDE(np.array([1.0, scale]), 0.0)):
+        fitted = fit(data, model)
+        low, high = fitted.interval()
+        assert (low <= np.exp(fitted.log_p)).all()
+        assert (high < 1).all() or scale != 1
+        assert_close(low, 1 - high[::-1], SOLVED)
+    low, high = fit(data, PBDE.luce()).interval()
+    assert_close([low[0], high[0]], fit(data, PBDE.luce()).predict(0, 1)[1:], SOLVED)
+
+
+def test_an_interval_where_a_density_rounds_to_one() -> None:
+    """1 - p = 1e-30: the interval of the odds of both items is the one of `predict`, not one of zeros."""
+    fitted = fit(of_two(1e30, 1.0), PBDE.luce())
+    assert np.isfinite(fitted.se_logit_p).all()
+    assert_close(fitted.se_logit_p, np.ones(2), SOLVED)
+    low, high = fitted.interval()
+    odds = 1e-30 * np.exp(1.959963984540054)
+    assert_close(high[1], odds, SOLVED, scale=odds)
+    assert low[0] == 1
+
+
+@pytest.mark.parametrize(("n", "least", "mean"), [(10, 0.925, 0.95), (20, 0.93, 0.95)])
+def test_coverage_of_two_items_by_enumeration(n: int, least: float, mean: float) -> None:
+    """Every count of wins with its probability, given a finite fit: on the log scale .830 and .831 at the worst p,
+    on the logit scale .928 and .936."""
+    won = np.arange(1, n)
+    low, high = np.array([np.array(fit(of_two(k, n - k), PBDE.luce()).interval())[:, 0] for k in range(1, n)]).T
+    p = np.linspace(0.1, 0.9, 801)[:, None]
+    weight = binom.pmf(won, n, p)
+    covered = (weight * ((low <= p) & (p <= high))).sum(axis=1) / weight.sum(axis=1)
+    assert covered.min() > least
+    assert covered.mean() > mean
+    grid = np.array([0.5, 0.6, 0.7, 0.8])
+    assert covered[np.searchsorted(p[:, 0], grid - 1e-9)].min() > 0.955
+
+
+def test_a_tie_is_not_a_tossed_coin() -> None:
+    """6 wins and 30 ties: the spread of the 36 scores, [.52, .64], where coins would say [.42, .73]."""
+    scores = np.repeat([1.0, 0.5], [6, 30])
+    prob, low, high = fit(of_two(6, 0, 30), PBDE.luce()).predict(0, 1)
+    error = scores.std() / np.sqrt(36) / (prob * (1 - prob))
+    logit = np.log(prob / (1 - prob))
+    assert_close([low, high], 1 / (1 + np.exp(-logit - np.array([-1, 1]) * 1.959963984540054 * error)), SOLVED)
+    assert (round(low, 2), round(high, 2)) == (0.52, 0.64)
+    # without ties nothing changes, and graded judgments have their own spread too
+    assert_close(fit(of_two(7, 3), PBDE.luce()).se_omega, np.full(2, np.sqrt(1 / 2.1) / 2), SOLVED)
+    graded = Comparisons([0, 0], [1, 1], [0.6, 0.5], 2, weight=[18, 18])
+    assert_close(fit(graded, PBDE.luce()).se_omega, np.full(2, 0.05 / 6 / (0.55 * 0.45) / 2), SOLVED)
+
+
+def test_ties_alone_leave_doubt() -> None:
+    """No score differs from another: as if one comparison were a coin. Likewise for one pair of a graph."""
+    assert_close(fit(of_two(0, 0, 30), PBDE.luce()).se_omega, np.full(2, np.sqrt(0.25) / 7.5 / 2), SOLVED)
+    graph = Comparisons([0, 0, 1], [1, 2, 2], [0.5, 0.5, 0.5], 3, weight=[10, 5, 5])
+    wins = np.array([[0.0, 0, 3], [0, 0, 3], [3, 3, 0]])
+    mixed = Comparisons(
+        [0, *np.nonzero(wins)[0]], [1, *np.nonzero(wins)[1]], [0.5, *np.ones(4)], 3, weight=[10, *[3.0] * 4]
+    )
+    for data in (graph, mixed):
+        _, low, high = fit(data, PBDE.luce()).predict(0, 1)
+        assert low < 0.47
+        assert high > 0.53
+
+
+def test_a_ghosts_comparisons_are_coins_beside_ties() -> None:
+    """A prior far stronger than the data: the standard errors are those of its own comparisons."""
+    wins, ties = np.array([[0.0, 1, 0], [1, 0, 1], [0, 1, 0]]), np.array([[0.0, 1, 0], [0, 0, 1], [0, 0, 0]])
+    plain, tied = (fit(data, PBDE.luce(), Options(prior=1e4)) for data in (of_wins(wins), of_wins(wins, ties)))
+    assert_close(tied.se_omega, plain.se_omega, 1e-3, scale=float(plain.se_omega.max()))
+
+
+def test_coverage_beside_ties() -> None:
+    """Davidson's ties, 83 % of 36: the spread of the scores covers .92 to .97, coins would cover all."""
+    rng, covered = np.random.default_rng(1), []
+    nu, margin = 2 * 0.83 / 0.17, 0.4
+    chances = np.array([np.exp(margin / 2), np.exp(-margin / 2), nu])
+    chances /= chances.sum()
+    drawn, times = np.unique(rng.multinomial(36, chances, 4000), axis=0, return_counts=True)
+    for outcome in drawn:
+        _, low, high = fit(of_two(*outcome), PBDE.luce()).predict(0, 1)
+        covered.append(low <= chances[0] + chances[2] / 2 <= high)
+    assert 0.92 < np.average(covered, weights=times) < 0.97
