@@ -120,7 +120,7 @@ def _evidence(graph: Comparisons, fitted: Fit | None, verdict: GoodnessOfFit | N
         if graph.ties == 0 and fitted.saturated > coin + 1e-9:
             share = (fitted.log_likelihood - coin) / (fitted.saturated - coin)
             sentences.append(
-                f"The fit explains {share:.0%} of what a probability of its own for every pair could."
+                f"The fit explains {share:z.0%} of what a probability of its own for every pair could."
             )
     if verdict is None or np.isnan(verdict.p_value):
         return " ".join([*sentences, "Against one annotator there is none, for there is no test."])

@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import splu
 
 from reference.annotators import Indices
-from reference.laplacian import conjugate_gradients
+from reference.laplacian import NotConvergedError, conjugate_gradients
 from reference.pbde import Array
 
 FACTORED_ITEMS = 2000  # graphs up to this size are factorised ...
@@ -53,8 +53,11 @@ def potentials(i: Indices, j: Indices, weight: Array, flow: Array, n: int) -> Ar
     source, s = divergence @ flow.T, np.zeros((len(flow), n))
     if n > FACTORED_ITEMS:
         free = np.asarray(both.sum(axis=1)) > 0
-        s[:, free] = conjugate_gradients(both[free][:, free], source[free], np.full(len(flow), TOLERANCE)).T
-        return s
+        try:
+            s[:, free] = conjugate_gradients(both[free][:, free], source[free], np.full(len(flow), TOLERANCE)).T
+            return s
+        except NotConvergedError:
+            pass  # long rings and chains: these are factorised without filling in
     _, label = connected_components(both, directed=False)
     free = np.ones(n, dtype=bool)
     free[np.unique(label, return_index=True)[1]] = False  # the first item of each component has s = 0

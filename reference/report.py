@@ -173,7 +173,7 @@ def verdict_lines(verdict: GoodnessOfFit, labels: Sequence[str]) -> list[str]:
     """The test and the cyclic share, in lines of at most 100 columns."""
     ties = f"; {verdict.ties:g} ties left out" if verdict.ties else ""
     counted = f"{verdict.comparisons} decisive comparisons of {verdict.pairs} pairs{ties}"
-    if not verdict.df:
+    if np.isnan(verdict.p_value):
         return [paragraph(f"one annotator: cannot be tested, {untestable(verdict)} ({counted})")]
     by = "chi-squared"
     if verdict.replicates:
@@ -197,6 +197,10 @@ def verdict_lines(verdict: GoodnessOfFit, labels: Sequence[str]) -> list[str]:
 
 def untestable(verdict: GoodnessOfFit) -> str:
     """Why there are no degrees of freedom."""
+    if verdict.df:
+        return (
+            "no cycle has a pair that was compared twice: G2 is then what it is expected to be, whatever the data"
+        )
     if verdict.cycles:
         return "what is decisive agrees with one order of the items, and any such order fits perfectly"
     return "the comparisons form no cycle"
