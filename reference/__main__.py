@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from reference.calibrate import DESIGNS, calibrate
+from reference.calibrate_annotators import ANNOTATOR_DESIGNS, rejections
 from reference.claims import CLAIMS, verify
 from reference.comparisons import Comparisons
 from reference.davidson import NoFiniteFitError
-from reference.diagnose import LEVEL, diagnose
+from reference.diagnose import LEVEL, annotators_text, diagnose
 from reference.fit import Fit, fit
 from reference.optimum import NotConvergedError, NotIdentifiableError
 from reference.options import (
@@ -27,6 +28,7 @@ from reference.options import (
     add_fit_options,
     add_test_options,
     check_predicted,
+    compared,
     fit_options,
     model_of,
     package_version,
@@ -164,14 +166,18 @@ def run_fit(args: argparse.Namespace) -> int:
         records = item_records(fitted, labels)
         rows += [[group, *record.values()] for record in records]
         verdict, untested = tested(args, graph)
+        between = compared(args, graph, verdict)
         if args.json:
-            print(json_line(fit_record(args, group, graph, fitted, verdict, untested) | {"items": records}))
+            record = fit_record(args, group, graph, fitted, verdict, untested) | {"items": records}
+            print(json_line(record | {"annotators_differ": asdict(between) if between else None}))
             continue
         print_graph(group, graph, fitted, options)
         for a, b in predicted(args, graph):
             print_prediction(graph, fitted, a, b)
         untold = [paragraph(f"one annotator: not tested: {untested}")]
         print("\n".join(verdict_lines(verdict, labels) if verdict else untold))
+        if between is not None:
+            print(paragraph(f"between annotators: {annotators_text(between)}"))
         print(f"certificate: last Newton step {fitted.newton_step:.0e} nats\n")
     if args.csv is not None:
         write_rows(args.csv, rows)
@@ -225,11 +231,12 @@ def run_diagnose(args: argparse.Namespace) -> int:
     for group, graph in graphs.items():
         verdict, untested = tested(args, graph)
         try:
-            found = diagnose(graph, model_of(args, graph), options, verdict, untested)
+            between = compared(args, graph, verdict)
+            found = diagnose(graph, model_of(args, graph), options, verdict, untested, between)
         except (ValueError, NotConvergedError) as error:
             report_failure(args, group, len(graphs), error)
             continue
-        verdicts.append(found.compatible)
+        verdicts.append(found.one_annotator)
         if args.json:
             record = verdict_record(verdict, graph.labels or ()) if verdict else None
             print(json_line({"group": group, **asdict(found), "verdict": record}))
@@ -239,7 +246,7 @@ def run_diagnose(args: argparse.Namespace) -> int:
             print(paragraph(f"{question} {answer}", "  "))
         print()
     if len(verdicts) > 1 and not args.json:
-        tests = [compatible for compatible in verdicts if compatible is not None]
+        tests = [one for one in verdicts if one is not None]
         print(
             f"{tests.count(False)} of {len(tests)} graphs that can be tested contradict one annotator at the 5 % "
             f"level (by noise: {LEVEL * len(tests):.1f})"
@@ -262,6 +269,10 @@ def run_calibrate(args: argparse.Namespace) -> int:
             f"{design.name:<8}{design.statement:<46}{found.rejected:>9.1%}{found.covered:>9.1%}"
             f"{found.bootstrapped:>10.0%}{found.without_fit:>8.1%}"
         )
+    for judges in ANNOTATOR_DESIGNS:
+        share = rejections(judges, args.replications, args.seed)
+        line = f"{judges.name:<8}{judges.statement:<46}{share:>9.1%}  {judges.judged_by}"
+        print(json_line({"design": judges.name, "rejected": share}) if args.json else line)
     return 0
 
 

@@ -9,42 +9,56 @@ import numpy as np
 
 from reference.comparisons import Comparisons
 from reference.davidson import NoFiniteFitError
+from reference.exchangeability import Exchangeability
 from reference.fit import NORMAL_95, Fit, Options, fit, partial_order
 from reference.optimum import NotIdentifiableError, check_wins, strong_components
 from reference.pbde import PBDE
 from reference.report import shortened, triangle_text, untestable
 from reference.verdict import GoodnessOfFit
 
-LEVEL = 0.05  # of the test
+LEVEL = 0.05  # of all tests of one annotator together
+WORDS = ((0.001, "very strong"), (0.01, "strong"), (0.05, "moderate"), (0.1, "weak"), (np.inf, "no"))
 FACTOR_LIMIT = np.log(1e6)  # nats: a density that is known no better is as good as unknown
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Four answers about one graph, each a text; compatible: None where that cannot be tested."""
+    """Four answers about one graph, each a text.
+
+    one_annotator: False where a test rejects one annotator at 5 %; True where none does; None where there is no
+    test, or where annotators are given and cannot be compared. compatible: by the pooled win rates alone.
+    annotators_differ: the test between annotators, None where no annotators are given or there is but one.
+    """
 
     determined: str
-    one_annotator: str
+    annotator: str
     evidence: str
     unknowable: str
     is_determined: bool
     compatible: bool | None
+    one_annotator: bool | None
+    annotators_differ: Exchangeability | None
 
     def answers(self) -> list[tuple[str, str]]:
         """Each question with its answer."""
         return [
             ("Is the optimum determined?", self.determined),
-            ("Can one annotator have judged?", self.one_annotator),
+            ("Can one annotator have judged?", self.annotator),
             ("How strong is the evidence?", self.evidence),
             ("What can comparisons not tell?", self.unknowable),
         ]
 
 
 def diagnose(
-    graph: Comparisons, model: PBDE, options: Options, verdict: GoodnessOfFit | None, untested: str = ""
+    graph: Comparisons,
+    model: PBDE,
+    options: Options,
+    verdict: GoodnessOfFit | None,
+    untested: str = "",
+    between: Exchangeability | None = None,
 ) -> Diagnosis:
-    """The four answers. verdict None: not tested, for the reason `untested`. Raises as `fit` does, except that an
-    undetermined optimum is an answer."""
+    """The four answers. verdict None: not tested, for the reason `untested`. between: the test between annotators,
+    where there are several. Raises as `fit` does, except that an undetermined optimum is an answer."""
     labels = graph.labels or tuple(map(str, range(graph.n)))
     fitted: Fit | None = None
     try:
@@ -56,12 +70,28 @@ def diagnose(
         determined = f"No: {error}."
     return Diagnosis(
         determined,
-        _one_annotator(verdict, untested),
-        _evidence(graph, fitted, verdict, labels),
-        _unknowable(fitted, model, labels),
+        _one_annotator(verdict, untested, between),
+        _evidence(graph, fitted, verdict, between, labels),
+        _unknowable(fitted, model, labels, between),
         fitted is not None,
         None if verdict is None or np.isnan(verdict.p_value) else verdict.p_value >= LEVEL,
+        verdict_of(verdict, between),
+        between,
     )
+
+
+def verdict_of(verdict: GoodnessOfFit | None, between: Exchangeability | None) -> bool | None:
+    """`Diagnosis.one_annotator`: of up to two tests, each at 5 % over their number."""
+    p_values = _p_values(verdict, between)
+    if any(p < LEVEL / len(p_values) for p in p_values):
+        return False
+    missing = not p_values or (between is not None and bool(between.untested))
+    return None if missing else True
+
+
+def _p_values(verdict: GoodnessOfFit | None, between: Exchangeability | None) -> list[float]:
+    found = [test.p_value for test in (verdict, between) if test is not None]
+    return [p for p in found if not np.isnan(p)]
 
 
 def _determined(graph: Comparisons, fitted: Fit, options: Options, labels: Sequence[str]) -> str:
@@ -98,22 +128,42 @@ def _undetermined(graph: Comparisons, labels: Sequence[str]) -> str:
     )
 
 
-def _one_annotator(verdict: GoodnessOfFit | None, untested: str) -> str:
+def _one_annotator(verdict: GoodnessOfFit | None, untested: str, between: Exchangeability | None) -> str:
     same = "The answer is the same for every PBDE, whatever f and g: see the last question."
+    pooled, compared = _pooled(verdict, untested), "" if between is None else annotators_text(between)
+    answer, count = verdict_of(verdict, between), len(_p_values(verdict, between))
+    each = ", each of two tests at 2.5 %" if count == 2 else ""
+    if between is None:
+        if not count:
+            return f"{pooled}. {same}"
+        if answer:
+            return f"Yes, as far as pooled win rates can tell ({pooled}). {same}"
+        return f"No, at the 5 % level ({pooled}): the win rates of pairs contradict every single omega. {same}"
+    start = "Not known"
+    if answer is not None:
+        start = "Yes, as far as these data can tell" if answer else f"No, at the 5 % level{each}"
+    return f"{start}. Pooled win rates against one omega: {pooled}. Between annotators: {compared}. {same}"
+
+
+def _pooled(verdict: GoodnessOfFit | None, untested: str) -> str:
+    """The test of the win rates of pairs."""
     if verdict is None:
-        return f"Not tested: {untested}. {same}"
+        return f"Not tested: {untested}"
     if np.isnan(verdict.p_value):
-        return f"It cannot be tested: {untestable(verdict)}. {same}"
+        return f"It cannot be tested: {untestable(verdict)}"
     by = "the chi-squared law"
     if verdict.replicates:
         by = f"a bootstrap of {verdict.replicates}, in which one annotator shows {verdict.expected:.1f}"
-    numbers = f"G2 = {verdict.statistic:.1f} on {verdict.df} degrees of freedom, p = {verdict.p_value:.3g} by {by}"
-    if verdict.p_value >= LEVEL:
-        return f"Yes, as far as these data can tell ({numbers}). {same}"
-    return f"No, at the 5 % level ({numbers}): the win rates of pairs contradict every single omega. {same}"
+    return f"G2 = {verdict.statistic:.1f} on {verdict.df} degrees of freedom, p = {verdict.p_value:.3g} by {by}"
 
 
-def _evidence(graph: Comparisons, fitted: Fit | None, verdict: GoodnessOfFit | None, labels: Sequence[str]) -> str:
+def _evidence(
+    graph: Comparisons,
+    fitted: Fit | None,
+    verdict: GoodnessOfFit | None,
+    between: Exchangeability | None,
+    labels: Sequence[str],
+) -> str:
     sentences = []
     if fitted is not None:
         coin = np.log(0.5)
@@ -122,12 +172,14 @@ def _evidence(graph: Comparisons, fitted: Fit | None, verdict: GoodnessOfFit | N
             sentences.append(
                 f"The fit explains {share:z.0%} of what a probability of its own for every pair could."
             )
+    if between is not None and not between.untested:
+        sentences.append(f"Between annotators there is {_word(between.p_value)} evidence of differences.")
     if verdict is None or np.isnan(verdict.p_value):
-        return " ".join([*sentences, "Against one annotator there is none, for there is no test."])
-    words = ((0.001, "very strong"), (0.01, "strong"), (0.05, "moderate"), (0.1, "weak"), (np.inf, "no"))
-    word = next(word for limit, word in words if verdict.p_value < limit)
+        where = " in the pooled win rates" if between is not None else ""
+        return " ".join([*sentences, f"Against one annotator{where} there is none, for there is no test."])
+    where = "In the pooled win rates there" if between is not None else "There"
     sentences.append(
-        f"There is {word} evidence against one annotator: beyond noise it misses about "
+        f"{where} is {_word(verdict.p_value)} evidence against one annotator: beyond noise it misses about "
         f"{max(verdict.excess, 0.0):.4f} nats a comparison ({verdict.comparisons} decisive ones"
         f"{f'; {verdict.ties:g} ties say nothing here' if verdict.ties else ''})."
     )
@@ -140,7 +192,23 @@ def _evidence(graph: Comparisons, fitted: Fit | None, verdict: GoodnessOfFit | N
     return " ".join(sentences)
 
 
-def _unknowable(fitted: Fit | None, model: PBDE, labels: Sequence[str]) -> str:
+def _word(p_value: float) -> str:
+    return next(word for limit, word in WORDS if p_value < limit)
+
+
+def annotators_text(between: Exchangeability) -> str:
+    """The test between annotators in words: what it takes, its p-value and how sure that is."""
+    if between.untested:
+        return f"They cannot be compared: {between.untested}"
+    unsure = "" if between.settled else f", not settled at the level by {between.permutations} permutations"
+    return (
+        f"who gave which answer to a pair, permuted {between.permutations} times ({between.annotators} "
+        f"annotators, {between.answers} answers to {between.pairs} pairs), p = {between.p_value:.3g} "
+        f"(Monte Carlo s.e. {between.error:.1g}){unsure}"
+    )
+
+
+def _unknowable(fitted: Fit | None, model: PBDE, labels: Sequence[str], between: Exchangeability | None) -> str:
     text = (
         "f, g and p by themselves. Comparisons show Omega = f log p + g up to a constant, nothing else: all "
         "(f, g, p) with this Omega give the same data, and p = exp((Omega - g + C) / f) follows from the f and g "
@@ -154,6 +222,8 @@ def _unknowable(fitted: Fit | None, model: PBDE, labels: Sequence[str]) -> str:
             f" Here {shortened(labels[top], 29)} has density {np.exp(fitted.log_p[top]):.3f}; with half that f it "
             f"would have {others[0]:.3f}, with twice that f {others[1]:.3f}."
         )
+    if between is not None and not between.untested:
+        return text + " Groups whose disagreements cancel are seen here, for it is known who judged."
     return text + (
         " Nor can they tell one annotator from groups whose disagreements cancel: two equally large groups with "
         "opposite tastes look like one that tosses coins. Several comparisons by each annotator could."

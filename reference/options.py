@@ -10,13 +10,16 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn
 
+import numpy as np
+
 from reference.comparisons import Comparisons
+from reference.exchangeability import Exchangeability, exchangeable
 from reference.fit import Options
 from reference.inference import COVARIANCE_LIMIT
 from reference.laplacian import NotConvergedError
 from reference.pbde import PBDE
 from reference.reading import Columns, Default, read_lengths
-from reference.verdict import GoodnessOfFit, goodness_of_fit
+from reference.verdict import LEVEL, GoodnessOfFit, goodness_of_fit
 
 REPLICATES = 199  # of the bootstrap, unless it is asked for another number
 
@@ -82,7 +85,7 @@ def add_test_options(parser: argparse.ArgumentParser) -> None:
         metavar="B",
         help="simulated data sets of the test (default 199, and no test above 5,000 items; 0: chi-squared only)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap and the permutations (default 0)")
 
 
 def read_graphs(args: argparse.Namespace) -> dict[str, Comparisons]:
@@ -119,6 +122,17 @@ def tested(args: argparse.Namespace, graph: Comparisons) -> tuple[GoodnessOfFit 
         return goodness_of_fit(graph, REPLICATES if args.bootstrap is None else args.bootstrap, args.seed), ""
     except (ValueError, NotConvergedError) as error:
         return None, str(error)
+
+
+def compared(
+    args: argparse.Namespace, graph: Comparisons, verdict: GoodnessOfFit | None
+) -> Exchangeability | None:
+    """The test between the annotators of a graph, None where there are not several; at half the level where the
+    pooled win rates are tested too."""
+    if graph.annotator is None or len(set(np.asarray(graph.annotator).tolist())) < 2:
+        return None
+    alone = verdict is None or np.isnan(verdict.p_value)
+    return exchangeable(graph, args.seed, LEVEL if alone else LEVEL / 2)
 
 
 def predicted(args: argparse.Namespace, graph: Comparisons) -> list[tuple[int, int]]:
