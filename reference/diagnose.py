@@ -10,7 +10,7 @@ import numpy as np
 from reference.comparisons import Comparisons
 from reference.davidson import NoFiniteFitError
 from reference.exchangeability import Exchangeability
-from reference.fit import NORMAL_95, Fit, Options, fit, partial_order
+from reference.fit import Fit, Options, fit, partial_order
 from reference.optimum import NotIdentifiableError, check_wins, strong_components
 from reference.pbde import PBDE
 from reference.report import shortened, triangle_text, untestable
@@ -104,13 +104,13 @@ def _determined(graph: Comparisons, fitted: Fit, options: Options, labels: Seque
         )
     if fitted.omega_covariance is None:
         return text + " How well was not computed: above 5,000 items the covariance is too large an array."
-    ends = (int(np.argmin(fitted.se_log_p)), int(np.argmax(fitted.se_log_p)))
-    best, least = (_factor(fitted.se_log_p[k], shortened(labels[k], 29)) for k in ends)
+    nats = fitted.log_factor()
+    ends = (int(np.argmin(nats)), int(np.argmax(nats)))
+    best, least = (_factor(nats[k], shortened(labels[k], 29)) for k in ends)
     return f"{text} Densities are known within {best} to {least}, 95 % intervals."
 
 
-def _factor(error: float, label: str) -> str:
-    nats = NORMAL_95 * error
+def _factor(nats: float, label: str) -> str:
     return f"{f'a factor of {np.exp(nats):.3g}' if nats <= FACTOR_LIMIT else 'no useful factor'} ({label})"
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from scipy import sparse
-from scipy.special import expit
+from scipy.special import expit, log_expit
 
 from reference.annotators import Indices
 from reference.arrays import item
@@ -93,8 +93,17 @@ class Fit:
 
         On the logit scale it stays below 1, and the intervals of two items are each other's mirror image.
         """
+        low, high = self._logit_interval()
+        return np.asarray(expit(low)), np.asarray(expit(high))
+
+    def log_factor(self) -> Array:
+        """(n,): the least F such that the 95 % interval of each density p lies in [p / F, p F], in nats: log F."""
+        low, high = map(log_expit, self._logit_interval())
+        return np.asarray(np.maximum(self.log_p - low, high - self.log_p))
+
+    def _logit_interval(self) -> tuple[Array, Array]:
         logit, half = self.log_p - log_complement(self.log_p), NORMAL_95 * self.se_logit_p
-        return np.asarray(expit(logit - half)), np.asarray(expit(logit + half))
+        return logit - half, logit + half
 
     def predict(self, a: int, b: int) -> tuple[float, float, float]:
         """Prob(a preferred to b), and its 95 % interval: sigmoid(omega_a - omega_b -+ 1.96 standard errors).

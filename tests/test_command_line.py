@@ -190,7 +190,7 @@ def test_huge_standard_errors(capsys: pytest.CaptureFixture[str], tmp_path: Path
         assert [len(row.split()) for row in table] == [9, 9]
         assert main(["diagnose", str(path), "--prior", prior]) == 0
         said = " ".join(capsys.readouterr().out.split())
-        assert "known within a factor of 1 (x) to no useful factor (z)" in said
+        assert "known within no useful factor (x) to no useful factor (z)" in said  # [0, 1] both
 
 
 @given(st.floats(-1e300, 1e300) | st.integers(-(10**9), 10**9).map(float), st.sampled_from([0, 3]))

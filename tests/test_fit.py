@@ -16,6 +16,7 @@ from reference import PBDE, Comparisons, NotConvergedError, NotIdentifiableError
 from reference.__main__ import main
 from reference.calibrate import draw
 from reference.davidson import NoFiniteFitError, PairCounts, davidson, log_probabilities
+from reference.diagnose import diagnose
 from reference.fit import Options, among, fit, partial_order
 from reference.inference import squared_residuals
 from tests.checks import CLOSED_FORM, REFERENCE_SOLVER, SOLVED, assert_close
@@ -326,6 +327,27 @@ def test_an_interval_where_a_density_rounds_to_one() -> None:
     odds = 1e-30 * np.exp(1.959963984540054)
     assert_close(high[1], odds, SOLVED, scale=odds)
     assert low[0] == 1
+
+
+@given(st.integers(1, 400), st.integers(1, 400))
+def test_the_factor_that_diagnose_names_is_the_intervals(won: int, lost: int) -> None:
+    """Of 7 : 3 .7000 [.3763, .9002]: a factor of 1.86 (exp(1.96 s.e.) of log p would be 1.50)."""
+    data = of_two(won, lost)
+    fitted = fit(data, PBDE.luce())
+    low, high = fitted.interval()
+    p = np.exp(fitted.log_p)
+    factor = np.maximum(p / low, high / p)
+    assert_close(np.exp(fitted.log_factor()), factor, SOLVED)
+    said = diagnose(data, PBDE.luce(), Options(), None).determined
+    best, least = np.argmin(factor), np.argmax(factor)
+    assert f"within a factor of {factor[best]:.3g} ({best}) to a factor of {factor[least]:.3g} ({least})" in said
+
+
+def test_the_factor_of_a_density_that_underflows() -> None:
+    """p = exp(-919), known to some tenths: in log p, where p and both ends of its interval are 0."""
+    fitted = fit(of_two(99e6, 1e6), PBDE(0.005, 0.0))
+    assert fitted.interval()[1][1] == np.exp(fitted.log_p[1]) == 0
+    assert_close(fitted.log_factor()[1], 1.959963984540054 * fitted.se_logit_p[1], SOLVED)
 
 
 @pytest.mark.parametrize(("n", "least", "mean"), [(10, 0.925, 0.95), (20, 0.93, 0.95)])
