@@ -16,7 +16,6 @@ from reference.calibrate import DESIGNS, calibrate
 from reference.calibrate_annotators import ANNOTATOR_DESIGNS, rejections
 from reference.claims import CLAIMS, verify
 from reference.comparisons import Comparisons
-from reference.davidson import NoFiniteFitError
 from reference.diagnose import LEVEL, annotators_text, diagnose
 from reference.fit import Fit, fit
 from reference.optimum import NotConvergedError, NotIdentifiableError
@@ -47,13 +46,12 @@ from reference.report import (
     print_heading,
     print_prediction,
     reading_lines,
-    report_undetermined,
-    shortened,
     unlinked,
     verdict_lines,
     verdict_record,
     write_rows,
 )
+from reference.undetermined import report_failure, report_undetermined
 from reference.verdict import GoodnessOfFit
 
 FIT_HELP = f"""\
@@ -182,18 +180,6 @@ def run_fit(args: argparse.Namespace) -> int:
     if args.csv is not None:
         write_rows(args.csv, rows)
     return status
-
-
-def report_failure(
-    args: argparse.Namespace, group: str, groups: int, error: ValueError | NotConvergedError
-) -> None:
-    """A graph without a finite fit, or one of several that cannot be fitted, is a line of the output; any other
-    fault of the only graph is an error, raised."""
-    if groups == 1 and not isinstance(error, NoFiniteFitError):
-        raise type(error)(f"{args.file}: {error}") from None
-    start = f"{shortened(group, 30)}: " if group else ""
-    line = paragraph(f"{start}not fitted: {error}") + "\n"
-    print(json_line({"group": group, "error": str(error)}) if args.json else line)
 
 
 def fit_record(

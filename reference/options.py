@@ -18,7 +18,8 @@ from reference.fit import Options
 from reference.inference import COVARIANCE_LIMIT
 from reference.laplacian import NotConvergedError
 from reference.pbde import PBDE
-from reference.reading import Columns, Default, read_lengths
+from reference.reading import read_lengths
+from reference.source import Columns, Default
 from reference.verdict import LEVEL, GoodnessOfFit, goodness_of_fit
 
 REPLICATES = 199  # of the bootstrap, unless it is asked for another number

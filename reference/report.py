@@ -1,4 +1,4 @@
-"""What `fit` prints: a table a graph, its verdict, and what a graph without a finite optimum does determine."""
+"""What `fit` prints: a table a graph, its verdict, and the same as JSON and CSV."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import json
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,9 @@ from scipy.sparse.csgraph import connected_components
 
 from reference.annotators import Indices
 from reference.comparisons import Comparisons
-from reference.fit import Fit, Options, among, fit, partial_order, restricted
-from reference.laplacian import NotConvergedError
-from reference.pbde import PBDE
+from reference.fit import Fit, Options
 from reference.verdict import GoodnessOfFit
 
-FEW_PARTS = 5  # groups of an undetermined graph that are printed one by one; of more, the largest
 SHOWN = 30  # items of a graph that the table prints; --json and --csv give all
 MISSING = (
     "nan",
@@ -237,65 +234,6 @@ def verdict_record(verdict: GoodnessOfFit, labels: Sequence[str]) -> dict[str, A
     for triangle in record["triangles"]:
         triangle["items"] = [labels[i] for i in triangle["items"]]
     return record
-
-
-def report_undetermined(
-    group: str, graph: Comparisons, model: PBDE, options: Options, as_json: bool
-) -> list[list[Any]]:
-    """What a graph determines that has no finite optimum: its groups, who always won, densities within.
-
-    Returns the rows of --csv: an item each, with the number of its group.
-    """
-    parts, beaten = partial_order(graph)
-    labels = graph.labels or ()
-    names = [[labels[i] for i in part] for part in parts]
-    fits = [_within(graph, part, model, options) for part in parts]
-    rows = [[group, *record.values(), k] for k, (records, _) in enumerate(fits, 1) for record in records]
-    if as_json:
-        entry = {"group": group, "error": "the wins do not determine the optimum", "components": names}
-        entry |= {"always_won": beaten, "within": [records for records, _ in fits]}
-        print(json_line(entry | {"not_fitted": [fault for _, fault in fits]}))
-        return rows
-    print_heading(group, graph)
-    print(f"no finite optimum: {len(parts)} groups are not linked by wins in both directions. What is determined:")
-    largest = max(map(len, parts))
-    few = len(parts) <= FEW_PARTS
-    shown = [k for k, part in enumerate(parts) if few or len(part) == largest][:FEW_PARTS]
-    for k, items, (records, fault) in [(k + 1, names[k], fits[k]) for k in shown]:
-        won = [str(m + 1) for j, m in beaten if j == k - 1]
-        against = f"; won every comparison with group{'s' * (len(won) > 1)} {', '.join(won[:12])}" if won else ""
-        listed = ", ".join(shortened(item, 30) for item in items[:8])
-        print(
-            paragraph(
-                f"group {k}: {listed}{f', ... ({len(items)} items)' if len(items) > 8 else ''}{against}", "  "
-            )
-        )
-        for record in sorted(records, key=lambda record: -record["log_p"])[: 8 if few else SHOWN]:
-            error = "-" if record["se_log_p"] is None else number(record["se_log_p"], 3, 9).strip()
-            within_text = f"density within {np.exp(record['log_p']):.4f}, log p {record['log_p']:.3f}"
-            print(f"    {shortened(record['item'], 29):<30}{within_text} (s.e. {error})")
-        if fault:
-            print(paragraph(f"not fitted: {fault}", "    "))
-    if len(shown) < len(parts):
-        rest = [len(part) for k, part in enumerate(parts) if k not in shown]
-        single = f"{rest.count(1)} of a single item"
-        print(f"  and {len(rest)} smaller groups, {single}: --csv has their densities, --json the full account")
-    print("add comparisons that link the groups in both directions, or take a prior: --prior 0.5\n")
-    return rows
-
-
-def _within(
-    graph: Comparisons, part: Indices, model: PBDE, options: Options
-) -> tuple[list[dict[str, Any]], str | None]:
-    """The records of a part's items, fitted by themselves, none for a single item; and why there are none."""
-    if len(part) == 1:
-        return [], None
-    inside = among(graph, part)
-    try:
-        fitted = fit(inside, restricted(model, part, graph.n), replace(options, ties="half"))
-    except (ValueError, NotConvergedError) as error:
-        return [], str(error)
-    return item_records(fitted, inside.labels or ()), None
 
 
 def check_output(path: str, sources: Iterable[str]) -> None:
