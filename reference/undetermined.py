@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -81,10 +82,13 @@ def _within(
 def report_failure(
     args: argparse.Namespace, group: str, groups: int, error: ValueError | NotConvergedError
 ) -> None:
-    """A graph without a finite fit, or one of several that cannot be fitted, is a line of the output; any other
-    fault of the only graph is an error, raised."""
+    """A graph without a finite fit, or one of several that cannot be fitted, is a line of the output, and of stderr
+    where its rows are missing from --csv; any other fault of the only graph is an error, raised."""
     if groups == 1 and not isinstance(error, NoFiniteFitError):
         raise type(error)(f"{args.file}: {error}") from None
     start = f"{shortened(group, 30)}: " if group else ""
     line = paragraph(f"{start}not fitted: {error}") + "\n"
     print(json_line({"group": group, "error": str(error)}) if args.json else line)
+    if getattr(args, "csv", None) is not None:
+        rows = f"no rows of {shortened(group, 30)}" if group else "no rows"
+        print(f"# {args.csv}: {rows}: {error}", file=sys.stderr)

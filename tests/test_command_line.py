@@ -419,3 +419,27 @@ def test_parts_that_only_the_prior_compares(tmp_path: Path, capsys: pytest.Captu
     assert json.loads(capsys.readouterr().out)["unlinked"] == [["C", "D", "E"], ["M1", "M2"]]
     assert main(["fit", CITATIONS, "--weight", "weight", "--prior", "0.5"]) == 0
     assert "no comparison links" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_rows_that_are_missing_from_the_csv_are_accounted_for(
+    more: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Ties as half wins give the rows of the parts; Davidson's model without a finite fit a line on stderr, as any
+    graph that is not fitted; nothing is said of graphs that have rows, and nothing without --csv."""
+    path, out = tmp_path / "f.csv", tmp_path / "items.csv"
+    rows = ["g,x,y,1", "g,y,z,1", "g,z,y,1", "g,y,z,0.5", "h,x,y,1", "h,y,x,1", "h,x,y,0.5", "i,x,x,1"]
+    path.write_text("\n".join(["g,a,b,y", *rows]) + "\n")
+    arguments = ["fit", str(path), "--by", "g", *more]
+    groups = {}
+    for ties in ("half", "davidson"):
+        assert main([*arguments, "--ties", ties, "--csv", str(out)]) == 1
+        said = capsys.readouterr().err.splitlines()
+        groups[ties] = {line.split(",")[0] for line in out.read_text().splitlines()[1:]}
+        assert [line.split(": ")[1] for line in said] == [
+            f"no rows of {group}" for group in "ghi" if group not in groups[ties]
+        ]
+    assert groups == {"half": {"g", "h"}, "davidson": {"h"}}
+    assert said[0].startswith(f"# {out}: no rows of g: Davidson's model has no finite fit")
+    assert main([*arguments, "--ties", "davidson"]) == 1
+    assert capsys.readouterr().err == ""
