@@ -37,6 +37,7 @@ from reference.options import (
     until_closed,
 )
 from reference.report import (
+    certificate,
     check_output,
     item_records,
     json_line,
@@ -176,7 +177,7 @@ def run_fit(args: argparse.Namespace) -> int:
         print("\n".join(verdict_lines(verdict, labels) if verdict else untold))
         if between is not None:
             print(paragraph(f"between annotators: {annotators_text(between)}"))
-        print(f"certificate: last Newton step {fitted.newton_step:.0e} nats\n")
+        print(certificate(fitted))
     if args.csv is not None:
         write_rows(args.csv, rows)
     return status

@@ -70,7 +70,7 @@ class PairCounts:
 @dataclass(frozen=True, eq=False)
 class DavidsonOptimum:
     """omega (n,) with mean 0; theta = log nu; the covariance (n + 1, n + 1) of both; the certificate: the
-    last Newton step or the rounding floor, whichever is larger.
+    last Newton step in both plus a bound of what rounding may hide of it, in nats: both are right to this.
     """
 
     omega: Array
@@ -114,7 +114,7 @@ def davidson(pairs: PairCounts) -> DavidsonOptimum:
             floor = float(np.max(np.abs(inverse(information)) @ size))
             if reach <= max(STEP_ALLOWED, floor) and floor <= FLOOR_LIMIT:
                 covariance = _covariance(pairs, omega, theta)
-                return DavidsonOptimum(centred(omega), theta, covariance, max(reach, floor))
+                return DavidsonOptimum(centred(omega), theta, covariance, reach + floor)
     raise NotConvergedError(
         f"Davidson's model missed its certificate: the last Newton step is {reach:.1e}; in float64 these "
         "counts may span too many decades"

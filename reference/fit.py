@@ -71,7 +71,8 @@ class Fit:
     omega_covariance: (n, n) in that gauge, None above 5,000 items; se_log_p, se_omega and se_logit_p, of
     log p - log(1 - p): standard errors (n,), NaN there. log_likelihood, and `saturated`: what it could be at best,
     with probabilities of its own for every pair. compared: comparisons of each item, (n,). newton_step: the
-    certificate. log_nu: Davidson's tie parameter and its standard error, where it was asked for. contrasts:
+    certificate, the last Newton step plus a bound of what rounding may hide of it, in nats: omega is computed right
+    to this, and log nu. log_nu: Davidson's tie parameter and its standard error, where it was asked for. contrasts:
     (n, n), the variances of omega_i - omega_j, NaN where they are lost in rounding; None above 5,000 items.
     """
 
@@ -183,7 +184,7 @@ def _fit_luce(comparisons: Comparisons, wins: Any, model: PBDE, options: Options
         "contrasts": contrasts,
         "log_likelihood": -loss,
         "saturated": divergence - loss,
-        "newton_step": found.newton_step,
+        "newton_step": found.newton_step * (2 if options.prior else 1),  # the ghost leaves the mean
     }
 
 
@@ -200,7 +201,7 @@ def _fit_davidson(comparisons: Comparisons, wins: Any, model: PBDE, options: Opt
         "contrasts": contrast_variances(spread),
         "log_likelihood": log_likelihood / total,
         "saturated": saturated_log_likelihood(observed) / total,
-        "newton_step": found.newton_step,
+        "newton_step": found.newton_step * (2 if options.prior else 1),  # the ghost leaves the mean
         "log_nu": (found.theta, float(np.sqrt(found.covariance[-1, -1]))),
     }
 

@@ -166,6 +166,12 @@ def print_prediction(graph: Comparisons, fitted: Fit, a: int, b: int) -> None:
     print(paragraph(f"{names}: probability {prob:.4f}{given}, {interval}{alone}"))
 
 
+def certificate(fitted: Fit) -> str:
+    """How exactly the fit was computed, which says nothing of how sure the data make it."""
+    step = f"{fitted.newton_step:.0e} nats"
+    return f"certificate: omega is right to {step}, the last Newton step plus a bound of rounding\n"
+
+
 def verdict_lines(verdict: GoodnessOfFit, labels: Sequence[str]) -> list[str]:
     """The test and the cyclic share, in lines of at most 100 columns."""
     ties = f"; {verdict.ties:g} ties left out" if verdict.ties else ""

@@ -82,8 +82,8 @@ def _within(
 def report_failure(
     args: argparse.Namespace, group: str, groups: int, error: ValueError | NotConvergedError
 ) -> None:
-    """A graph without a finite fit, or one of several that cannot be fitted, is a line of the output, and of stderr
-    where its rows are missing from --csv; any other fault of the only graph is an error, raised."""
+    """A graph without a finite fit, or one of several that cannot be fitted, is a line of the output, and one of
+    stderr where its rows are missing from --csv; any other fault of the only graph is an error, raised."""
     if groups == 1 and not isinstance(error, NoFiniteFitError):
         raise type(error)(f"{args.file}: {error}") from None
     start = f"{shortened(group, 30)}: " if group else ""

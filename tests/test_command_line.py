@@ -443,3 +443,21 @@ def test_rows_that_are_missing_from_the_csv_are_accounted_for(
     assert said[0].startswith(f"# {out}: no rows of g: Davidson's model has no finite fit")
     assert main([*arguments, "--ties", "davidson"]) == 1
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("ties", ["half", "davidson"])
+def test_the_certificate_says_what_it_is(ties: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Two items, 7 : 3 and 4 ties: omega and log nu in closed form, right to what is printed."""
+    path = tmp_path / "f.csv"
+    path.write_text("a,b,y,w\nx,z,1,7\nx,z,0,3\nx,z,0.5,4\n")
+    assert main(["fit", str(path), "--weight", "w", "--ties", ties, "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    margin = np.log(9 / 5) if ties == "half" else np.log(7 / 3)
+    errors = [abs(record["items"][0]["omega"] - margin / 2)]
+    if ties == "davidson":
+        errors.append(abs(record["log_nu"][0] - np.log(4 / np.sqrt(21))))
+    assert max(errors) <= record["newton_step"] < 1e-9
+    assert main(["fit", str(path), "--weight", "w", "--ties", ties]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("certificate"))
+    step = f"{record['newton_step']:.0e} nats"
+    assert line == f"certificate: omega is right to {step}, the last Newton step plus a bound of rounding"
