@@ -68,12 +68,13 @@ class Options:
 class Fit:
     """A fitted graph of n items: log_p (n,), normalised; omega (n,), mean 0; nats, and nats per comparison.
 
-    omega_covariance: (n, n) in that gauge, None above 5,000 items; se_log_p, se_omega and se_logit_p, of
-    log p - log(1 - p): standard errors (n,), NaN there. log_likelihood, and `saturated`: what it could be at best,
-    with probabilities of its own for every pair. compared: comparisons of each item, (n,). newton_step: the
-    certificate, the last Newton step plus a bound of what rounding may hide of it, in nats: omega is computed right
-    to this, and log nu. log_nu: Davidson's tie parameter and its standard error, where it was asked for. contrasts:
-    (n, n), the variances of omega_i - omega_j, NaN where they are lost in rounding; None above 5,000 items.
+    omega_covariance: (n, n) in that gauge, None above 5,000 items; se_log_p, se_omega and se_logit_p, of log p -
+    log(1 - p): standard errors (n,), NaN there. log_likelihood, and `saturated`: what it could be at best, with
+    probabilities of its own for every pair. compared: comparisons of each item, (n,). newton_step: the
+    certificate, the last Newton step plus a bound of what rounding may hide of it, in nats: omega is computed
+    right to this, and log nu. log_nu: Davidson's tie parameter and its standard error, where it was asked for.
+    contrasts: (n, n), the variances of omega_i - omega_j, NaN where they are lost in rounding; None above 5,000
+    items.
     """
 
     log_p: Array
