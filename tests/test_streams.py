@@ -23,7 +23,7 @@ from lm.experiment import batch_of
 ROOT = Path(__file__).parents[1]
 PURPOSES = [bench.streams.Purpose, figures.streams.Purpose, lm.streams.Purpose]
 BARE = {  # what draws by itself: a matrix to be timed, and an algorithm's own starts
-    "accel/em.py", "accel/streams.py", "bench/cases.py", "bench/mlp.py", "bench/roofline.py", "bench/timing.py",
+    "accel/em.py", "accel/streams.py", "bench/cases.py", "bench/mlp.py", "bench/roofline.py",
 }  # fmt: skip
 
 
