@@ -20,7 +20,7 @@ def pins(text: str) -> list[str]:
     wanted = list(project["dependencies"])
     for extra in EXTRAS:
         wanted += project["optional-dependencies"][extra]
-    found = {}
+    found: dict[str, str] = {}
     for line in wanted:
         match = re.fullmatch(r"([A-Za-z0-9_.-]+)>=([0-9.]+)", line)
         if match is None:
