@@ -17,7 +17,8 @@ from accel.checkpoint import CheckpointError, save
 from accel.minimize import Config
 from accel.ops import Params
 from accel.sampling import Samples
-from accel.transformer import log_likelihood, transformer_init
+from accel.transformer import log_likelihood
+from accel.transformer_params import transformer_init
 from lm import presets
 from lm.__main__ import main
 from lm.adapt import adapted, held_out_loss, labels
