@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --config-settings editable_mode=compat --editable
 
-.PHONY: demo test lint figures mutants gpu
+.PHONY: demo test lowest lint figures mutants gpu
 
 demo: .venv/demo
 	$(BIN)/python -m reference verify && $(BIN)/python -m reference fit reference/data/citations.csv --weight weight && $(BIN)/python -m figures targets
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+# Every dependency at its lower bound; warnings that newer packages give of older ones are no errors here.
+lowest: .venv-lowest/test
+	.venv-lowest/bin/python -m pytest -W default --numprocesses auto --dist loadfile
 
 lint: .venv/test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -31,3 +35,8 @@ gpu:
 .venv/test: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(INSTALL) '.[test]' && touch $@ .venv/demo
+
+.venv-lowest/test: pyproject.toml tests/lowest.py
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	$(PYTHON) -m tests.lowest > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt --config-settings editable_mode=compat --editable '.[test]' && touch $@

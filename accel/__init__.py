@@ -8,9 +8,10 @@ log_p = result.log_p(measure)
 """
 
 from accel import objectives
+from accel.backends import get_ops
 from accel.em import AnnotatorTypes, annotator_types
 from accel.models import MLP, LatentMixture, Tabular, distinct
-from accel.ops import Ops, Pairs, get_ops
+from accel.ops import Ops, Pairs
 from accel.train import Config, DivergedError, Result, evaluate, train
 
 __all__ = [

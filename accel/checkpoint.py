@@ -75,15 +75,20 @@ def save(path: str | Path, arrays: Mapping[str, NDArray[Any]], about: Mapping[st
     for name in (ABOUT, "file"):  # the second is NumPy's own argument
         if name in arrays:
             raise ValueError(f'no array may be called "{name}"')
-    for name, array in arrays.items():
-        if array.dtype.hasobject:
-            raise ValueError(f"{name} must hold numbers, got {array.dtype}")
+    check_numbers(arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
     described = json.dumps({"about": dict(about), "arrays": list(arrays)}, default=_plain)
     description = np.frombuffer(described.encode(), dtype=np.uint8)
     entries: dict[str, Any] = {ABOUT: description, **arrays}
     with whole_file(path) as file:
         np.savez(file, **entries)
+
+
+def check_numbers(arrays: Mapping[str, NDArray[Any]]) -> None:
+    """ValueError for an array of Python objects, which NumPy's files would hold as pickles."""
+    for name, array in arrays.items():
+        if array.dtype.hasobject:
+            raise ValueError(f"{name} must hold numbers, got {array.dtype}")
 
 
 def load(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

@@ -18,7 +18,7 @@ from accel.arrays import check_integer, check_number, finite_array, real_array
 from accel.buffers import Array, Shapes
 from accel.mlp import WIDTHS, mlp_init, mlp_shapes
 from accel.ops import Ops, Params
-from accel.ops_sequence import Cache
+from accel.sequence_ops import Cache
 
 Density = NDArray[np.float64]
 

@@ -21,13 +21,10 @@ from accel.adam import average, unbiased
 from accel.arrays import check_integer as check_integer
 from accel.arrays import finite_array, plain_array, real_array
 from accel.buffers import Array
-from accel.cublas import PRECISIONS, Precision
 from accel.losses import MarginLoss
-from accel.ops_sequence import Cache, SequenceOps
+from accel.sequence_ops import Cache, SequenceOps
 
 Params = Mapping[str, Array]
-
-INSTALL = {"numba": "pip install numba"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -361,40 +358,3 @@ def check_mixture(r: Array, log_w: Array, pairs: Pairs) -> None:
         )
     if r.dtype.kind != "f" or log_w.dtype != r.dtype:
         raise ValueError(f"r and log_w must be floats of one dtype, got {r.dtype} and {log_w.dtype}")
-
-
-def get_ops(name: str, threads: int | None = None, precision: Precision = "float32") -> Ops:
-    """The backend of that name: "numpy", "numba" (compiled for this CPU) or "cupy" (an NVIDIA GPU).
-
-    threads: how many the numba backend uses at most; None: all cores that this process may use. precision: what
-    the cupy backend rounds float32 numbers to that enter a product of the Transformer's layers (not attention's):
-    "tf32" and "bfloat16" are for the tensor cores; sums stay float32. Raises ImportError with the install line
-    where a backend is missing, never another in its place; ValueError for other names, for threads < 1, and for
-    threads or a precision with a backend that does not choose them.
-    """
-    if name not in ("numpy", "numba", "cupy"):
-        raise ValueError(f"ops must be numpy, numba or cupy, got {name}")
-    if threads is not None and name != "numba":
-        raise ValueError(f"threads must go with numba, got {threads} with {name}")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision}")
-    if precision != "float32" and name != "cupy":
-        raise ValueError(f"precision must go with cupy, got {precision} with {name}")
-    if name == "numpy":
-        return Ops()
-    if name == "cupy":
-        from accel.cublas import Cublas, load_cublas
-        from accel.cupy_device import find_cupy
-        from accel.kernel_lib import CupyLib
-        from accel.ops_cupy import CupyOps
-
-        cupy = find_cupy()
-        cublas = None if precision == "float32" else Cublas(load_cublas())
-        return CupyOps(cupy, CupyLib(cupy, cublas), precision=precision)
-    try:
-        from accel.ops_numba import NumbaOps
-    except ModuleNotFoundError as error:
-        if error.name != "numba":
-            raise
-        raise ImportError(f"the numba backend needs numba: {INSTALL['numba']}") from error
-    return NumbaOps(threads)

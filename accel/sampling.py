@@ -12,17 +12,9 @@ from tqdm import tqdm
 
 from accel.arrays import check_integer
 from accel.buffers import Array
-from accel.ops_sequence import Cache, SequenceOps
-from accel.transformer import (
-    EMBEDDING,
-    NORM,
-    OUTPUT,
-    Params,
-    TransformerConfig,
-    check_params,
-    layer_forward,
-    positions,
-)
+from accel.sequence_ops import Cache, SequenceOps
+from accel.transformer import layer_forward
+from accel.transformer_params import EMBEDDING, NORM, OUTPUT, Params, TransformerConfig, check_params, positions
 
 Drawn = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]
 PATIENCE = 100  # draws for one that ends: a model below 1 in 100 is refused

@@ -12,12 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from accel import buffers
 from accel.arrays import real_array
+from accel.backends import get_ops
 from accel.buffers import Array, Shapes
 from accel.checkpoint import fingerprint
 from accel.minimize import Config, DivergedError, Stopped, Store, check_losses, host, minimize
 from accel.models import LatentValues, Model
 from accel.objectives import Objective
-from accel.ops import Ops, get_ops
+from accel.ops import Ops
 from accel.streams import stream
 
 __all__ = ["Config", "DivergedError", "Result", "evaluate", "train"]

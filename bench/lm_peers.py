@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from accel.transformer import EMBEDDING, NORM, OUTPUT, TransformerConfig, layer_name, positions
+from accel.transformer_params import EMBEDDING, NORM, OUTPUT, TransformerConfig, layer_name, positions
 from bench.peers import Params, Place, import_jax, import_torch, jax_runs, torch_params, torch_run
 from bench.timing import Contender
 
 if TYPE_CHECKING:
-    from bench.lm import Task
+    from bench.lm_step import Task
 
 SCALE, NORM_EPS = 50.0, 1e-6
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from accel import Ops, Pairs, buffers
 from accel.losses import logistic
-from accel.mlp import WIDTHS, mlp_init
-from accel.streams import stream
 from bench import mlp_peers, timing
+from bench.mlp_step import Task, draw_task, first_params
 from bench.report import (
     Commands,
     add_command,
@@ -37,67 +35,13 @@ from bench.report import (
     where,
 )
 from bench.roofline import product_rate, seconds
-from bench.streams import Purpose
 from bench.timing import CHECKED, Contender, interleave
 
 Array = NDArray[np.float32]
-POINTS = 1024
 
 # Relative to 1 + |loss|. A mean of float32 losses after five layers carries some roundings (2^-24). Adam's first
 # steps go by the signs of the gradients: where one is near 0, a rounding moves its parameter by a whole step.
 FIRST_LOSS, TENTH_LOSS = 16 * 2.0**-24, 256 * 2.0**-24
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """N comparisons. x (rows, 1): the left sides above the right sides, or the points where shared. y (N,).
-
-    x_a, x_b (N,): the rows of x that are compared. weight (N,): of each in the loss, of sum 1. Where shared, N are
-    the distinct comparisons in the order of `Ops.pairs`, for every contender: merged before any time is taken.
-    """
-
-    x: Array
-    x_a: NDArray[np.intp]
-    x_b: NDArray[np.intp]
-    y: Array
-    weight: Array
-    shared: bool
-    lr: float = 1e-3
-
-    @property
-    def flops(self) -> float:
-        """Of the matrix products, forward and backward. The first layer needs no gradient of its input."""
-        layers = list(pairwise(WIDTHS))
-        return float(len(self.x) * sum((4 if i == 0 else 6) * a * b for i, (a, b) in enumerate(layers)))
-
-    @property
-    def tanhs(self) -> int:
-        return len(self.x) * sum(WIDTHS[1:-1])
-
-
-def draw_task(pairs: int, shared: bool, seed: int) -> Task:
-    """Comparisons of standard normal points (of a grid over [-3, 3] where shared), y drawn by
-    Bradley and Terry with omega = sin(2 x)."""
-    rng = stream(seed, Purpose.DATA)
-    if shared:
-        x = np.linspace(-3.0, 3.0, POINTS)
-        x_a, x_b = rng.integers(0, POINTS, (2, pairs))
-    else:
-        x = rng.standard_normal(2 * pairs)
-        x_a, x_b = np.arange(pairs), np.arange(pairs, 2 * pairs)
-    y = rng.random(pairs) < 1 / (1 + np.exp(np.sin(2 * x[x_b]) - np.sin(2 * x[x_a])))
-    weight = np.full(pairs, 1 / pairs)
-    if shared:
-        merged = Ops().pairs(x_a, x_b, y, None, POINTS)
-        x_a, x_b, y, weight = merged.x_a, merged.x_b, merged.y, merged.weight
-    y, weight = y.astype(np.float32), weight.astype(np.float32)
-    return Task(x[:, None].astype(np.float32), x_a, x_b, y, weight, shared)
-
-
-def first_params(seed: int) -> dict[str, Array]:
-    """The parameters that every contender starts from, float32."""
-    drawn = mlp_init(stream(seed, Purpose.PARAMETERS), WIDTHS)
-    return {name: value.astype(np.float32) for name, value in drawn.items()}
 
 
 def ops_contender(ops: Ops, task: Task, first: dict[str, Array]) -> Contender:

@@ -8,7 +8,7 @@ from bench.peers import Params, Place, import_jax, import_torch, jax_runs, torch
 from bench.timing import Contender
 
 if TYPE_CHECKING:
-    from bench.mlp import Task
+    from bench.mlp_step import Task
 
 
 def jax_contender(task: Task, params: Params, place: Place, looped: bool = False) -> Contender:

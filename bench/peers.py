@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from accel.cublas import Precision
+from accel.sequence_ops import Precision
 
 INSTALL = {"jax": "pip install jax", "torch": "pip install torch"}
 B1, B2, EPS = 0.9, 0.999, 1e-8

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from accel import Ops, get_ops
-from accel.cublas import PRECISIONS
+from accel.sequence_ops import PRECISIONS
 from bench.peers import Place
 from bench.timing import Contender
 from reference.report import json_line

@@ -19,12 +19,13 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from accel import Ops
 from accel.buffers import flatten
-from accel.cublas import Precision
 from accel.minimize import host
 from accel.sampling import draw
+from accel.sequence_ops import Precision
 from accel.streams import stream
-from accel.transformer import OUTPUT, TransformerConfig, log_likelihood
-from bench.lm import CONFIGS, UNITS, first_params, flops_of_a_token
+from accel.transformer import log_likelihood
+from accel.transformer_params import OUTPUT, TransformerConfig
+from bench.lm_step import CONFIGS, UNITS, first_params, flops_of_a_token
 from bench.report import (
     Commands,
     add_command,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accel.transformer import EMBEDDING, TransformerConfig, layer_name, positions
+from accel.transformer_params import EMBEDDING, TransformerConfig, layer_name, positions
 from bench.lm_peers import jax_block, jax_logits, peer_params, torch_block, torch_logits
 from bench.peers import Params, Place, import_jax, import_torch
 

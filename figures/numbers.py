@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from accel.checkpoint import fingerprint, whole_file
+from accel.checkpoint import check_numbers, fingerprint, whole_file
 from reference.report import json_line
 
 Array = NDArray[np.float64]
@@ -143,8 +143,10 @@ def dips(x: Array, log_p: Array) -> list[Extremum]:
 
 def save(numbers: Numbers, folder: Path) -> None:
     """NAME.json, which a person can read, and NAME.npz, the arrays; OSError where they cannot be written."""
+    check_numbers(numbers.arrays)
+    arrays: dict[str, Any] = dict(numbers.arrays)
     with whole_file(folder / f"{numbers.name}.npz") as file:
-        np.savez_compressed(file, allow_pickle=False, **numbers.arrays)
+        np.savez_compressed(file, **arrays)
     entry = {
         "name": numbers.name,
         "settings": numbers.settings,

@@ -21,7 +21,7 @@ from accel.checkpoint import check_same_run, fingerprint, load, save
 from accel.minimize import Config, Store, minimize
 from accel.ops import Ops, Params
 from accel.streams import stream
-from accel.transformer import TransformerConfig, transformer_shapes
+from accel.transformer_params import TransformerConfig, transformer_shapes
 from lm.corpus import GRAMMAR, Corpora, load_corpus
 from lm.presets import PRESETS, Preset, PresetName
 from lm.streams import Purpose

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from accel import buffers
 from accel.checkpoint import CheckpointError, whole_file
-from accel.transformer import EMBEDDING, TransformerConfig, check_params, layer_name, transformer_shapes
+from accel.transformer_params import EMBEDDING, TransformerConfig, check_params, layer_name, transformer_shapes
 
 ARRAY, SCALAR = 1, 3  # Flax's extension types; 2 is a complex number
 CHUNKED = "__msgpack_chunked_array__"

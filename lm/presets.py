@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from accel.adam import Schedule
-from accel.transformer import TransformerConfig
+from accel.transformer_params import TransformerConfig
 
 PresetName = Literal["quick", "paper"]
 

@@ -11,7 +11,8 @@ from accel.adam import Adam
 from accel.buffers import Array
 from accel.minimize import Config, host
 from accel.ops import Params
-from accel.transformer import cross_entropy_step, log_likelihood, transformer_init
+from accel.transformer import cross_entropy_step, log_likelihood
+from accel.transformer_params import transformer_init
 from lm.corpus import Corpus
 from lm.experiment import MODELS, Experiment, batch_of
 from lm.grammar import Tokens, sentence_lengths

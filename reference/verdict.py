@@ -31,7 +31,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import pinvh
 from scipy.sparse import coo_array
 from scipy.stats import chi2
 
@@ -166,7 +165,10 @@ def _null_moments(data: Decisive, found: Refits, inside: Array) -> tuple[float, 
         return float(of_pairs.mean.sum()) - lost, float(of_pairs.variance.sum()) - 2 * lost
     one_way = coo_array((spread, (data.i, data.j)), shape=(data.n, data.n)).toarray()
     both = one_way + one_way.T
-    inverse = pinvh(np.diag(both.sum(axis=1)) - both)
+    laplacian = np.diag(both.sum(axis=1)) - both
+    # L + s sum_C 1_C 1_C' over the parts C is regular; its inverse differs from L^+ by a constant in each part
+    together = found.label[0][:, None] == found.label[0]
+    inverse = np.linalg.inv(laplacian + max(both.max(), np.finfo(float).tiny) * together)
     resistance = np.diag(inverse)[data.i] + np.diag(inverse)[data.j] - 2 * inverse[data.i, data.j]
     with_count = np.where(inside, of_pairs.with_count[0], 0.0)
     c = _at_items(data, with_count)

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 
 from accel import Ops, buffers, get_ops
+from accel.cuda.ops import CupyOps
 from accel.minimize import host
 from accel.ops import Pairs
-from accel.ops_cupy import CupyOps
 from accel.packing import Group
 from tests.shim import device
 from tests.shim.build import compiler

@@ -24,12 +24,13 @@ from typing import Any
 import numpy as np
 
 from accel import Ops, buffers, get_ops, losses
-from accel.cublas import Cublas, Precision, load_cublas
-from accel.kernel_lib import CupyLib
-from accel.kernel_table import KERNELS
+from accel.cuda.cublas import Cublas, load_cublas
+from accel.cuda.kernel_table import KERNELS
+from accel.cuda.launcher import CupyLib
+from accel.cuda.ops import CupyOps
 from accel.minimize import host
 from accel.mlp import WIDTHS, mlp_init
-from accel.ops_cupy import CupyOps
+from accel.sequence_ops import Precision
 from bench.roofline import machine
 from tests import backends
 from tests.shim import examples

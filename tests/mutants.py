@@ -79,22 +79,14 @@ def outcome(folder: Path, tests: Sequence[str]) -> tuple[int, str]:
 
 
 def killed(mutant: Mutant, folder: Path) -> str:
-    """The test that failed in the copy with the mutant, or "". RuntimeError where pytest could not run its tests.
-
-    Numba's cache on disk does not see what is inlined from another file: a compiled file's mutant starts without.
-    """
+    """The test that failed in the copy with the mutant, or ""; RuntimeError where the tests could not run."""
     path = folder / mutant.file
-    plain, cache = path.read_text(encoding="utf-8"), folder / "accel" / "__pycache__"
-    fresh = Path(mutant.file).name.startswith("numba_")
+    plain = path.read_text(encoding="utf-8")
     path.write_text(mutant.text(), encoding="utf-8")
-    if fresh:
-        shutil.rmtree(cache, ignore_errors=True)
     try:
         status, how = outcome(folder, mutant.tests.split())
     finally:
         path.write_text(plain, encoding="utf-8")
-        if fresh:
-            shutil.rmtree(cache, ignore_errors=True)
     if status not in (KILLED, PASSED):
         raise RuntimeError(f"{mutant.name}: the tests must run, pytest's status is {status}: {how}")
     return how if status == KILLED else ""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from accel import kernel_table
+from accel.cuda import kernel_table
 
 
 def nvrtc() -> ModuleType:

@@ -14,7 +14,21 @@ import pytest
 
 from accel import Ops
 from accel.sampling import draw
-from bench import cases, kernels, lm, lm_peers, mlp, mlp_peers, peers, reward, roofline, sample, timing
+from bench import (
+    cases,
+    kernels,
+    lm,
+    lm_peers,
+    lm_step,
+    mlp,
+    mlp_peers,
+    mlp_step,
+    peers,
+    reward,
+    roofline,
+    sample,
+    timing,
+)
 from bench.__main__ import main
 from bench.peers import Place
 from bench.timing import Contender
@@ -74,7 +88,7 @@ def test_missing_peers_are_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 def test_peers_train_alike(peer: str, shared: bool) -> None:
     """Where they are installed. 2,000 comparisons of few points: some are merged, and weigh more."""
     pytest.importorskip(peer)
-    task, first = mlp.draw_task(2000 if shared else 50, shared, 0), mlp.first_params(0)
+    task, first = mlp_step.draw_task(2000 if shared else 50, shared, 0), mlp_step.first_params(0)
     make = mlp_peers.jax_contender if peer == "jax" else mlp_peers.torch_contender
     contenders = [make(task, first, Place(1)), mlp.ops_contender(Ops(), task, first)]
     timing.interleave(contenders, 12)
@@ -148,10 +162,10 @@ def test_errors_are_one_line(option: list[str], message: str, capsys: pytest.Cap
 def test_operations_are_counted() -> None:
     """One row of 1-64-64-64-64-1: 3 products of 64 x 64 and one of 64 x 1 forward and backward (three times each),
     one of 1 x 64 without the gradient of its input (twice); 2 operations a term."""
-    task = mlp.draw_task(1, False, 0)
+    task = mlp_step.draw_task(1, False, 0)
     assert task.flops == 2 * (2 * (3 * (3 * 64 * 64 + 64) + 2 * 64))
     assert task.tanhs == 2 * 4 * 64
-    assert mlp.draw_task(5, True, 0).tanhs == mlp.POINTS * 4 * 64
+    assert mlp_step.draw_task(5, True, 0).tanhs == mlp_step.POINTS * 4 * 64
 
 
 def test_reward_prints_a_run_a_seed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,8 +215,8 @@ def test_kernels_of_every_backend(
 def test_all_get_the_same_comparisons(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """With --shared: the merged ones, which `Ops.pairs` leaves as they are, so that nobody has less work; and the
     first line says so."""
-    monkeypatch.setattr(mlp, "POINTS", 16)
-    task = mlp.draw_task(2000, True, 0)
+    monkeypatch.setattr(mlp_step, "POINTS", 16)
+    task = mlp_step.draw_task(2000, True, 0)
     again = Ops().pairs(task.x_a, task.x_b, task.y, task.weight, len(task.x))
     assert len(task.y) < 2 * 16 * 16
     for found, given in zip((again.x_a, again.x_b, again.y), (task.x_a, task.x_b, task.y), strict=True):
@@ -240,7 +254,7 @@ def test_a_step_is_timed_on_a_device(shared: bool) -> None:
     """`bench mlp` puts its arrays where the backend computes: NumPy's losses."""
     if compiler() is None:
         pytest.skip("no g++: the kernels cannot run on this CPU")
-    task, first = mlp.draw_task(50, shared, 0), mlp.first_params(0)
+    task, first = mlp_step.draw_task(50, shared, 0), mlp_step.first_params(0)
     contenders = [mlp.ops_contender(ops, task, first) for ops in (backends.shim_ops(in_turn=True), Ops())]
     for contender in contenders:
         contender.first, contender.tenth = contender.run(1), contender.run(9)
@@ -378,11 +392,11 @@ def test_language_model_prints_its_keys(task: str, capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("peer", ["jax", "torch"])
 @pytest.mark.parametrize("loss", ["ce", "pref"])
-def test_language_model_peers_train_alike(peer: str, loss: lm.Loss) -> None:
+def test_language_model_peers_train_alike(peer: str, loss: lm_step.Loss) -> None:
     """Where they are installed."""
     pytest.importorskip(peer)
-    config, _ = lm.CONFIGS["tiny"]
-    task, first = lm.draw_task(config, loss, 3, 0), lm.first_params(config, 0)
+    config, _ = lm_step.CONFIGS["tiny"]
+    task, first = lm_step.draw_task(config, loss, 3, 0), lm_step.first_params(config, 0)
     make = lm_peers.jax_contender if peer == "jax" else lm_peers.torch_contender
     contenders = [make(task, first, Place(1)), lm.ops_contender(Ops(), task, first)]
     timing.interleave(contenders, 12)
@@ -392,10 +406,10 @@ def test_language_model_peers_train_alike(peer: str, loss: lm.Loss) -> None:
 def test_language_model_operations_are_counted() -> None:
     """Every matrix product of the tiny network: 3 projections, output, MLP, attention to 16.5 tokens on average,
     and the logits; each forward once and backward twice."""
-    config, _ = lm.CONFIGS["tiny"]
+    config, _ = lm_step.CONFIGS["tiny"]
     layer = 3 * 64 * 64 + 64 * 64 + 2 * 64 * 256 + 2 * 16.5 * 64
-    assert lm.draw_task(config, "ce", 5, 0).flops == 3 * 2 * 5 * 32 * (2 * layer + 64 * 256)
-    assert lm.draw_task(config, "pref", 5, 0).flops == 2 * lm.draw_task(config, "ce", 5, 0).flops
+    assert lm_step.draw_task(config, "ce", 5, 0).flops == 3 * 2 * 5 * 32 * (2 * layer + 64 * 256)
+    assert lm_step.draw_task(config, "pref", 5, 0).flops == 2 * lm_step.draw_task(config, "ce", 5, 0).flops
 
 
 def test_sampling_prints_its_keys(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from accel.adam import constants
-from accel.kernel_lib import CupyLib
+from accel.cuda.launcher import CupyLib
 from tests import backends
 from tests.shim import device
 from tests.shim.build import compiler

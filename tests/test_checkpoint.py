@@ -17,10 +17,11 @@ import pytest
 from numpy.typing import NDArray
 
 from accel import objectives
+from accel.backends import get_ops
 from accel.checkpoint import CheckpointError, check_same_run, fingerprint, load, save, whole_file
 from accel.minimize import Config
 from accel.models import MLP
-from accel.ops import Ops, get_ops
+from accel.ops import Ops
 from accel.train import Result, train
 from tests.test_train import Terminal
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from accel import cublas
-from accel.cublas import Cublas, layout
+from accel.cuda import cublas
+from accel.cuda.cublas import Cublas, layout
 from tests import checks
 
 Array = NDArray[np.float32]

@@ -22,16 +22,17 @@ from accel import (
     Ops,
     Tabular,
     buffers,
-    cupy_device,
     get_ops,
     objectives,
     train,
     transformer,
+    transformer_params,
 )
+from accel.cuda import device as device_module
 from accel.minimize import Store, host, minimize
 from accel.ops import Pairs
 from accel.sampling import sample
-from accel.transformer import TransformerConfig
+from accel.transformer_params import TransformerConfig
 from tests import backends, checks
 from tests.shim import device
 
@@ -174,7 +175,7 @@ def test_out_of_memory_keeps_the_checkpoint(tmp_path: Path) -> None:
 def language_model(ops: Ops) -> tuple[dict[str, Any], Any]:
     """Parameters with noise, on the device; tokens of lengths on both sides of the attention kernels' 64."""
     rng = np.random.default_rng(3)
-    first = transformer.transformer_init(rng, SMALL, "float64")
+    first = transformer_params.transformer_init(rng, SMALL, "float64")
     first = {name: value + 0.3 * rng.standard_normal(value.shape) for name, value in first.items()}
     lengths = np.array([70, 3, 64, 1, 66])
     tokens = rng.integers(1, 20, (5, 70)) * (np.arange(70) < lengths[:, None])
@@ -257,7 +258,7 @@ def test_a_broken_cupy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(name: str) -> Any:
         raise ImportError("\n=====\nFailed to import CuPy.\n")
 
-    monkeypatch.setattr(cupy_device, "import_module", broken)
+    monkeypatch.setattr(device_module, "import_module", broken)
     with pytest.raises(ImportError, match=r"installed but broken \(Failed to import CuPy\.\): uninstall it, then"):
         get_ops("cupy")
 

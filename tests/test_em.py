@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from accel import em, objectives
+from accel.backends import get_ops
 from accel.em import AnnotatorTypes, annotator_types, bradley_terry, penalty_matrix
 from accel.models import LatentValues
-from accel.ops import get_ops
 from reference import PBDE, optimum
 from reference.networks import directional_derivative, softplus
 from tests.checks import CLOSED_FORM, SOLVED, TRAINED, assert_close

@@ -11,15 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from accel import Ops, buffers
-from accel.ops_numba import NumbaOps
-from accel.transformer import (
-    TransformerConfig,
-    log_likelihood_backward,
-    log_likelihood_forward,
-    positions,
-    transformer_init,
-    transformer_shapes,
-)
+from accel.cpu.ops import NumbaOps
+from accel.transformer import log_likelihood_backward, log_likelihood_forward
+from accel.transformer_params import TransformerConfig, positions, transformer_init, transformer_shapes
 from tests import checks
 
 Array = NDArray[Any]

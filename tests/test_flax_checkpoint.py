@@ -12,9 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from accel import buffers
+from accel.backends import get_ops
 from accel.checkpoint import CheckpointError
-from accel.ops import get_ops
-from accel.transformer import EMBEDDING, TransformerConfig, log_likelihood, transformer_init
+from accel.transformer import log_likelihood
+from accel.transformer_params import EMBEDDING, TransformerConfig, transformer_init
 from lm.flax_checkpoint import read_flax, write_flax
 
 CONFIG = TransformerConfig(vocab_size=11, emb_dim=6, num_heads=2, num_layers=2, qkv_dim=8, mlp_dim=5, max_len=512)

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from accel import Ops, buffers, cupy_graph, losses
+from accel import Ops, buffers, losses
+from accel.cuda import graph
+from accel.cuda.ops import CupyOps
 from accel.minimize import host
-from accel.ops_cupy import CupyOps
-from bench import mlp
+from bench import mlp, mlp_step
 from tests import backends
 from tests.shim import device
 from tests.shim.build import compiler
@@ -160,13 +161,13 @@ def test_without_graphs() -> None:
 def test_longer_than_a_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     """In pieces, the last one shorter."""
     expected = trained(shim_ops(), PROBLEMS[1], singly=True)
-    monkeypatch.setattr(cupy_graph, "STEPS", 2)
+    monkeypatch.setattr(graph, "STEPS", 2)
     np.testing.assert_array_equal(trained(shim_ops(), PROBLEMS[1]), expected)
 
 
 def test_few_graphs_are_kept() -> None:
     """The oldest goes, and comes back right."""
-    ops, problems = shim_ops(), [PROBLEMS[1]] * (cupy_graph.GRAPHS + 1)
+    ops, problems = shim_ops(), [PROBLEMS[1]] * (graph.GRAPHS + 1)
     lib, trainings = ops.lib, [Training(ops, problem) for problem in problems]
     assert isinstance(lib, ShimLib)
     for turn in range(2):
@@ -267,7 +268,7 @@ def test_errors_are_the_base_class_s() -> None:
 
 def test_the_bench_takes_graphs() -> None:
     """python -m bench mlp --ops cupy: its contender's steps."""
-    lib, task, first = NoGraphs(), mlp.draw_task(3, False, 0), mlp.first_params(0)
+    lib, task, first = NoGraphs(), mlp_step.draw_task(3, False, 0), mlp_step.first_params(0)
     found, expected = (mlp.ops_contender(ops, task, first) for ops in (shim_ops(lib), Ops()))
     for k in (1, 2):
         assert abs(found.run(k) - expected.run(k)) < mlp.TENTH_LOSS

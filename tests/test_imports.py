@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,11 @@ ROOMS: dict[str, tuple[set[str], set[str], set[str]]] = {  # rooms, packages, pa
     "figures": ({"reference", "accel", "lm"}, DRAWN, set()),
     "bench": ({"reference", "accel", "lm"}, {*DRAWN, "threadpoolctl"}, {"jax", "torch", "choix"}),
 }
-# Files that only a function imports: what may stand inside functions may stand anywhere in them.
+# Folders that only a function imports: what may stand inside functions may stand anywhere in them.
 LATE = {
     path.relative_to(ROOT).as_posix()
-    for name in ("ops_numba", "numba_")
-    for path in (ROOT / "accel").glob(f"{name}*.py")
+    for folder in ("cpu", "cuda")
+    for path in (ROOT / "accel" / folder).glob("*.py")
 }
 LATE_PACKAGES = {"numba", "llvmlite"}
 VAGUE = {"utils", "helpers", "manager", "engine", "common"}
@@ -93,3 +94,53 @@ def test_late_files_are_imported_late() -> None:
 def test_the_check_sees_violations(room: str, source: str, found: list[str]) -> None:
     """The check itself: allowed, forbidden, and lazy imports told apart."""
     assert violations(room, source) == found
+
+
+# ----- Circles -----
+
+
+def files_imported(path: Path, root: Path = ROOT) -> set[str]:
+    """The project's files that a file imports, type-checking and lazy imports counted, as paths from root."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            whole = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if file_of(name, root) else node.module for name in whole]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        found |= {file for name in names if (file := file_of(name, root))}
+    return found
+
+
+def file_of(name: str, root: Path) -> str:
+    """accel.cpu.ops -> accel/cpu/ops.py, accel -> accel/__init__.py; nothing where there is no such file."""
+    base = name.replace(".", "/")
+    return next((path for path in (f"{base}.py", f"{base}/__init__.py") if (root / path).is_file()), "")
+
+
+def circle(imports: dict[str, set[str]]) -> list[str]:
+    """Files of which each imports the next and the last the first; empty where there is none."""
+    try:
+        list(TopologicalSorter(imports).static_order())
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_circle() -> None:
+    """An __init__ stands for what users import, and does not count as a file of the room's own."""
+    paths = [path for _, path in sources() if path.name != "__init__.py"]
+    imports = {path.relative_to(ROOT).as_posix(): files_imported(path) for path in paths}
+    assert circle({path: found & set(imports) for path, found in imports.items()}) == []
+
+
+def test_a_circle_is_seen(tmp_path: Path) -> None:
+    """Through a type-checking import and one inside a function."""
+    (tmp_path / "room").mkdir()
+    (tmp_path / "room/a.py").write_text("if TYPE_CHECKING:\n    from room.b import x\n")
+    (tmp_path / "room/b.py").write_text("def f():\n    from room import a\n")
+    imports = {f"room/{name}.py": files_imported(tmp_path / f"room/{name}.py", tmp_path) for name in "ab"}
+    assert imports == {"room/a.py": {"room/b.py"}, "room/b.py": {"room/a.py"}}
+    assert set(circle(imports)) == set(imports)
+    assert circle({"a": {"b"}, "b": set()}) == []

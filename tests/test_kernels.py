@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from accel import Ops, kernel_table, losses
-from accel.kernel_lib import CupyLib
-from accel.kernel_table import KERNELS, LOSSES
-from accel.ops_cupy import CupyOps
+from accel import Ops, losses
+from accel.cuda import kernel_table
+from accel.cuda.kernel_table import KERNELS, LOSSES
+from accel.cuda.launcher import CupyLib
+from accel.cuda.ops import CupyOps
 from tests import backends, nvrtc
 from tests.shim import device, mutants
 from tests.shim.build import compiler

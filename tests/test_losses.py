@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from accel import buffers, losses, objectives
+from accel.backends import get_ops
 from accel.losses import MarginLoss
 from accel.models import MLP, LatentMixture, LatentValues, Model, Tabular, log_density
-from accel.ops import Ops, Pairs, get_ops
+from accel.ops import Ops, Pairs
 from reference.networks import Loss, directional_derivative, mlp, softplus
 from tests.checks import CLOSED_FORM, assert_close, assert_derivative
 

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from accel import Ops, buffers, get_ops
 from accel.adam import unbiased
+from accel.cpu.ops import NumbaOps
 from accel.losses import logistic
 from accel.ops import Pairs
-from accel.ops_numba import NumbaOps
 from reference.networks import directional_derivative, mlp, mlp_init, softplus
 from tests import checks
 from tests.backends import OnDevice
@@ -509,7 +509,7 @@ def test_get_ops(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, threads in (("numba", 0), ("numba", 1.5), ("numpy", 1)):
         with pytest.raises(ValueError, match="threads must"):
             get_ops(name, threads)  # type: ignore[arg-type]
-    for module in [name for name in sys.modules if name.startswith(("accel.ops_numba", "accel.numba_"))]:
+    for module in [name for name in sys.modules if name.startswith("accel.cpu")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "numba", None)
     with pytest.raises(ImportError, match="pip install numba"):
@@ -539,7 +539,8 @@ def test_importing_accel_does_not_import_numba() -> None:
 def test_no_folder_for_the_cache(tmp_path: Path) -> None:
     """A package folder and a home that cannot be written: compiled in memory, same numbers."""
     shutil.copytree(ROOT / "accel", tmp_path / "accel", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "accel" / "__pycache__").write_text("a file, so that no folder can be made here\n")
+    for folder in ("accel", "accel/cpu"):
+        (tmp_path / folder / "__pycache__").write_text("a file, so that no folder can be made here\n")
     code = (
         "import numpy as np, accel; ops = accel.get_ops('numba', 1); p = np.ones(2); m = np.zeros((2, 2))\n"
         "ops.adam_step(p, np.array([1.0, -1.0]), m[0], m[1], 1, 0.5); print(accel.__file__, p.round(6))"
@@ -549,6 +550,25 @@ def test_no_folder_for_the_cache(tmp_path: Path) -> None:
         code, tmp_path, HOME=nowhere, XDG_CACHE_HOME=nowhere, LOCALAPPDATA=nowhere, NUMBA_CACHE_DIR=nowhere
     )
     assert printed == f"{tmp_path / 'accel' / '__init__.py'} [0.5 1.5]\n"
+
+
+def test_an_inlined_helper_of_another_file_compiles_anew(tmp_path: Path) -> None:
+    """Numba's own cache would not look at it: `tanh` stands in vector_math.py, what inlines it in mlp.py."""
+    shutil.copytree(ROOT / "accel", tmp_path / "accel", ignore=shutil.ignore_patterns("__pycache__"))
+    helper = tmp_path / "accel" / "cpu" / "vector_math.py"
+    code = (
+        "import numpy as np, accel; ops = accel.get_ops('numba', 1)\n"
+        "from accel.cpu import compile; x = ops.tanh_forward(np.full(9, 0.5, np.float32))[0]\n"
+        "from accel.cpu import mlp; hits = sum(mlp.tanh_of.stats.cache_hits.values())\n"
+        "import numba; print(round(float(x[0]), 3), hits, numba.config.CACHE_DIR == '')"
+    )
+    source = helper.read_text(encoding="utf-8")
+    assert source.count("return math.copysign(base - base") == 1
+    changed = source.replace("return math.copysign(base - base", "return math.copysign(base + ONE - base")
+    for text, printed in ((source, "0.462 0"), (source, "0.462 1"), (changed, "1.462 0"), (source, "0.462 0")):
+        helper.write_text(text, encoding="utf-8")
+        assert run_python(code, tmp_path) == f"{printed} True\n"
+        assert len(list((tmp_path / "accel" / "cpu" / "__pycache__").glob("numba-*"))) == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")

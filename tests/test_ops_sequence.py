@@ -17,20 +17,15 @@ from hypothesis import strategies as st
 from numba import njit
 from numpy.typing import NDArray
 
-from accel import buffers, numba_softmax
-from accel.numba_compile import OPTIONS
+from accel import buffers
+from accel.cpu import output as cpu_output
+from accel.cpu.buffer_pool import LINE, Pool, room
+from accel.cpu.compile import OPTIONS
+from accel.cpu.ops import NumbaOps
 from accel.ops import Ops
-from accel.ops_numba import NumbaOps
 from accel.packing import pack
-from accel.pool import LINE, Pool, room
-from accel.transformer import (
-    TransformerConfig,
-    cross_entropy_step,
-    log_likelihood_backward,
-    log_likelihood_forward,
-    transformer_init,
-    transformer_shapes,
-)
+from accel.transformer import cross_entropy_step, log_likelihood_backward, log_likelihood_forward
+from accel.transformer_params import TransformerConfig, transformer_init, transformer_shapes
 from reference import networks
 from reference.networks import directional_derivative, sequence_log_likelihood
 from tests import checks
@@ -305,7 +300,7 @@ def test_no_later_row_is_seen() -> None:
 
 def test_large_kernels_go_to_the_plain_ops(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a gradient for every group would take too much memory."""
-    monkeypatch.setattr("accel.ops_numba_sequence.LARGEST", 100)
+    monkeypatch.setattr("accel.cpu.sequence_ops.LARGEST", 100)
     rng = np.random.default_rng(0)
     params, tokens = params_of(rng, "float64"), ragged(rng, 5)
     value, grads = cross_entropy_step(FAST, params, tokens, CONFIG)
@@ -451,5 +446,5 @@ def test_small_weights_of_a_softmax_count() -> None:
     """Down to e^-87 of the largest: compiled float32 exponentials are right to some roundings of themselves."""
     x = -np.linspace(0.0, 86.9, 64, dtype=np.float32)
     found = x.copy()
-    njit(**OPTIONS)(numba_softmax.decay_32_over)(found, np.float32(0))
+    njit(**OPTIONS)(cpu_output.decay_32_over)(found, np.float32(0))
     checks.assert_close(found / np.exp(x.astype(np.float64)), np.ones(64), checks.FLOAT32_STORED)

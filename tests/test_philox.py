@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from accel import Ops, kernel_table, philox
+from accel import Ops, philox
+from accel.cuda import kernel_table
 from tests import backends, checks
 from tests.shim import device
 from tests.shim.build import compiler

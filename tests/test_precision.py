@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from accel import buffers, get_ops
-from accel.cublas import PRECISIONS, Precision
+from accel.cuda.ops import CupyOps
 from accel.ops import Ops
-from accel.ops_cupy import CupyOps
-from accel.transformer import TransformerConfig, cross_entropy_step, transformer_init
+from accel.sequence_ops import PRECISIONS, Precision
+from accel.transformer import cross_entropy_step
+from accel.transformer_params import TransformerConfig, transformer_init
 from tests.backends import fetch, shim_folder
 from tests.shim import device
 from tests.shim.build import compiler

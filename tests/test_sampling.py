@@ -11,13 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from accel import buffers, numba_sampling, ops_cupy_sampling
+from accel import buffers
+from accel.cpu import decoder as cpu_decoder
+from accel.cpu.ops import NumbaOps
+from accel.cuda import sampling_ops
+from accel.cuda.sampling_ops import LOOK
 from accel.minimize import host
 from accel.ops import Ops
-from accel.ops_cupy_sampling import LOOK
-from accel.ops_numba import NumbaOps
 from accel.sampling import draw, draw_by_token, sample
-from accel.transformer import TransformerConfig, log_likelihood, transformer_init
+from accel.transformer import log_likelihood
+from accel.transformer_params import TransformerConfig, transformer_init
 from tests import backends, checks
 from tests.shim import device
 
@@ -61,7 +64,7 @@ def test_the_same_numbers_give_the_same_sequences(
 ) -> None:
     """In float64, however many at a time: more sequences than slots, or fewer."""
     params, uniform = model(seed, config, "float64"), np.random.default_rng(seed).random((size, config.max_len))
-    with patch.object(numba_sampling, "MOST", 2 * numba_sampling.TILE):
+    with patch.object(cpu_decoder, "MOST", 2 * cpu_decoder.TILE):
         drawn = NumbaOps(threads).draw_sequences(params, config, uniform, EOS)
     assert drawn is not None
     tokens, log_p, ended = draw_by_token(PLAIN, params, config, uniform, EOS)
@@ -94,7 +97,7 @@ def test_company_does_not_change_a_bit(dtype: str) -> None:
     assert expected is not None
     assert 20 < np.count_nonzero(expected[2]) < 200  # some end, some do not, and slots change hands
     runs = [NumbaOps(threads).draw_sequences(params, SIZES, uniform, EOS) for threads in (1, 2, 5)]
-    with patch.object(numba_sampling, "MOST", 2 * numba_sampling.TILE):
+    with patch.object(cpu_decoder, "MOST", 2 * cpu_decoder.TILE):
         runs.append(FAST.draw_sequences(params, SIZES, uniform, EOS))
     parts = [FAST.draw_sequences(params, SIZES, part, EOS) for part in (uniform[:7], uniform[7:])]
     runs.append(tuple(np.concatenate(both) for both in zip(*parts, strict=True)))  # type: ignore[arg-type]
@@ -156,15 +159,15 @@ def test_other_sizes_go_token_by_token(size: dict[str, int]) -> None:
 
 
 def test_large_kernels_go_token_by_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("accel.ops_numba_sequence.LARGEST", 100)
+    monkeypatch.setattr("accel.cpu.sequence_ops.LARGEST", 100)
     assert FAST.draw_sequences(model(0, SIZES, "float32"), SIZES, np.zeros((1, 1)), EOS) is None
 
 
 def test_slots_are_as_many_as_stay_in_cache() -> None:
     """Whole tiles of rows, two at least."""
-    assert numba_sampling.slots(1) == numba_sampling.MOST
-    assert numba_sampling.slots(numba_sampling.CACHE // 20) == 18
-    assert numba_sampling.slots(numba_sampling.CACHE) == 12
+    assert cpu_decoder.slots(1) == cpu_decoder.MOST
+    assert cpu_decoder.slots(cpu_decoder.CACHE // 20) == 18
+    assert cpu_decoder.slots(cpu_decoder.CACHE) == 12
 
 
 # ----- On a device -----
@@ -216,7 +219,7 @@ def test_the_device_draws_the_same_sequences(
 ) -> None:
     """In float64, however often the host looks and closes up the slots."""
     params, uniform = model(seed, config, "float64"), np.random.default_rng(seed).random((size, config.max_len))
-    with patch.object(ops_cupy_sampling, "LOOK", look):
+    with patch.object(sampling_ops, "LOOK", look):
         found = drawn_there(there, params, config, uniform)
     tokens, log_p, ended = draw_by_token(PLAIN, params, config, uniform, EOS)
     np.testing.assert_array_equal(found[0], tokens)

@@ -21,7 +21,8 @@ from scipy import stats
 from accel import buffers, sampling
 from accel.ops import Ops
 from accel.sampling import Samples, sample
-from accel.transformer import TransformerConfig, log_likelihood
+from accel.transformer import log_likelihood
+from accel.transformer_params import TransformerConfig
 from tests import backends, checks
 from tests.mutants import ROOT
 from tests.mutants_table import MUTANTS

@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-import bench.lm
-import bench.mlp
+import bench.lm_step
+import bench.mlp_step
 import bench.reward
 import bench.streams
 import figures.streams
 import lm.streams
 from accel.streams import stream
-from accel.transformer import TransformerConfig
+from accel.transformer_params import TransformerConfig
 from lm.experiment import batch_of
 
 ROOT = Path(__file__).parents[1]
 PURPOSES = [bench.streams.Purpose, figures.streams.Purpose, lm.streams.Purpose]
 BARE = {  # what draws by itself: a matrix to be timed, and an algorithm's own starts
-    "accel/em.py", "accel/streams.py", "bench/cases.py", "bench/mlp.py", "bench/roofline.py", "bench/timing.py",
+    "accel/em.py", "accel/streams.py", "bench/cases.py", "bench/mlp.py", "bench/roofline.py",
 }  # fmt: skip
 
 
@@ -55,7 +55,7 @@ def test_orders_meet_nothing() -> None:
             assert stream(7, purpose, number, last).permutation(60).tolist() not in orders
 
 
-@pytest.mark.parametrize("module", [bench.lm, bench.mlp, bench.reward], ids=lambda found: found.__name__)
+@pytest.mark.parametrize("module", [bench.lm_step, bench.mlp_step, bench.reward], ids=lambda found: found.__name__)
 def test_bench_draws_data_and_parameters_apart(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one seed, from two streams."""
     drawn = []
@@ -68,12 +68,12 @@ def test_bench_draws_data_and_parameters_apart(module: Any, monkeypatch: pytest.
     config = TransformerConfig(11, 8, 2, 1, 8, 8, 8)
     if module is bench.reward:
         bench.reward.Sample.draw(3)
-    elif module is bench.mlp:
-        bench.mlp.draw_task(64, False, 3)
-        bench.mlp.first_params(3)
+    elif module is bench.mlp_step:
+        bench.mlp_step.draw_task(64, False, 3)
+        bench.mlp_step.first_params(3)
     else:
-        bench.lm.draw_task(config, "pref", 4, 3)
-        bench.lm.first_params(config, 3)
+        bench.lm_step.draw_task(config, "pref", 4, 3)
+        bench.lm_step.first_params(config, 3)
     assert len(set(drawn)) == 2
 
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from accel import objectives
 from accel.adam import Adam, learning_rates
+from accel.backends import get_ops
 from accel.minimize import Config, DivergedError, check_losses, minimize
 from accel.mlp import mlp_init
 from accel.models import MLP, LatentMixture, Tabular, distinct, log_density
-from accel.ops import get_ops
 from accel.train import Result, evaluate, train
 from reference import PBDE, Annotator, Population, optimum, targets, win_matrix
 from reference.toy import Toy

@@ -14,17 +14,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import chisquare
 
-from accel import buffers, transformer
-from accel.ops import Ops, get_ops
+from accel import buffers, transformer, transformer_params
+from accel.backends import get_ops
+from accel.ops import Ops
 from accel.packing import pack
 from accel.sampling import sample
-from accel.transformer import (
-    TransformerConfig,
-    log_likelihood,
-    log_likelihood_backward,
-    log_likelihood_forward,
-    transformer_init,
-)
+from accel.transformer import log_likelihood, log_likelihood_backward, log_likelihood_forward
+from accel.transformer_params import TransformerConfig, transformer_init
 from reference import networks
 from reference.networks import directional_derivative, sequence_log_likelihood, softplus
 from tests import checks
@@ -57,7 +53,7 @@ def oracle(config: TransformerConfig) -> networks.TransformerConfig:
 
 def noisy_params(rng: np.random.Generator, config: TransformerConfig, dtype: str = "float64") -> dict[str, Array]:
     """First parameters with noise: no bias is 0 and no scale 1."""
-    params = transformer.transformer_init(rng, config, dtype)
+    params = transformer_params.transformer_init(rng, config, dtype)
     for value in params.values():
         value += (0.3 * rng.standard_normal(value.shape)).astype(dtype)
     return params
@@ -77,7 +73,7 @@ def normal(rng: np.random.Generator, shapes: Any) -> dict[str, Array]:
 
 
 def named(flat: Array, config: TransformerConfig) -> dict[str, Array]:
-    return buffers.views(flat, transformer.transformer_shapes(config))
+    return buffers.views(flat, transformer_params.transformer_shapes(config))
 
 
 def check_pair(rng: np.random.Generator, shapes: Any, forward: Any, backward: Any, formula: Any) -> None:
@@ -363,7 +359,7 @@ def test_float32(seed: int) -> None:
 def test_cross_entropy_step(seed: int, config: TransformerConfig, batch: int, length: int) -> None:
     rng = np.random.default_rng(seed)
     params, tokens, sizes = noisy_params(rng, config), some_tokens(rng, config, batch, length), oracle(config)
-    direction = normal(rng, transformer.transformer_shapes(config))
+    direction = normal(rng, transformer_params.transformer_shapes(config))
 
     def loss(p: Any) -> Any:
         return -sequence_log_likelihood(p, tokens, sizes).sum() / (tokens > 0).sum()
@@ -381,7 +377,7 @@ def test_preference_step(seed: int, config: TransformerConfig, batch: int, lengt
     params, sizes = noisy_params(rng, config), oracle(config)
     x_a, x_b = (some_tokens(rng, config, batch, length) for length in lengths)
     y, scale, beta_reg = rng.integers(0, 3, batch) / 2, 3.0, float(rng.choice([0.0, 0.2]))
-    direction = normal(rng, transformer.transformer_shapes(config))
+    direction = normal(rng, transformer_params.transformer_shapes(config))
 
     def loss(p: Any) -> Any:
         ll_a, ll_b = (sequence_log_likelihood(p, x, sizes) for x in (x_a, x_b))
@@ -403,13 +399,13 @@ def test_preference_step(seed: int, config: TransformerConfig, batch: int, lengt
 
 
 def test_first_parameters_are_the_reference_s() -> None:
-    ours = transformer.transformer_init(np.random.default_rng(5), SMALL, "float64")
+    ours = transformer_params.transformer_init(np.random.default_rng(5), SMALL, "float64")
     theirs = networks.transformer_init(np.random.default_rng(5), oracle(SMALL))
     assert list(ours) == list(theirs)
     for name, value in ours.items():
         np.testing.assert_array_equal(value, theirs[name])
     assert buffers.flat_of(ours).size == sum(value.size for value in theirs.values())
-    assert transformer.transformer_init(np.random.default_rng(5), SMALL)[name].dtype == np.float32
+    assert transformer_params.transformer_init(np.random.default_rng(5), SMALL)[name].dtype == np.float32
 
 
 # ----- Sampling -----
@@ -495,14 +491,14 @@ def test_float32_samples() -> None:
     ],
 )
 def test_bad_tokens_are_refused(tokens: Any, message: str) -> None:
-    params = transformer.transformer_init(np.random.default_rng(0), TINY)
+    params = transformer_params.transformer_init(np.random.default_rng(0), TINY)
     for step in (transformer.cross_entropy_step, transformer.log_likelihood):
         with pytest.raises(ValueError, match=message):
             step(OPS, params, tokens, TINY)
 
 
 def test_bad_arguments_are_refused() -> None:
-    params, tokens = transformer.transformer_init(np.random.default_rng(0), TINY), np.array([[1, 2]])
+    params, tokens = transformer_params.transformer_init(np.random.default_rng(0), TINY), np.array([[1, 2]])
     with pytest.raises(ValueError, match="bucket must be >= 1, got 0"):
         log_likelihood_forward(OPS, params, tokens, TINY, bucket=0)
     with pytest.raises(ValueError, match="in its order, got another order"):
@@ -534,13 +530,13 @@ def test_bad_arguments_are_refused() -> None:
     ],
 )
 def test_bad_sample_sizes_are_refused(sizes: dict[str, Any], message: str) -> None:
-    params, rng = transformer.transformer_init(np.random.default_rng(0), TINY), np.random.default_rng(0)
+    params, rng = transformer_params.transformer_init(np.random.default_rng(0), TINY), np.random.default_rng(0)
     with pytest.raises(ValueError, match=message):
         sample(OPS, params, TINY, rng=rng, **({"count": 1, "max_length": 2} | sizes))
 
 
 def test_a_model_that_never_ends_is_refused() -> None:
-    params = transformer.transformer_init(np.random.default_rng(0), TINY)
+    params = transformer_params.transformer_init(np.random.default_rng(0), TINY)
     params["decoder/logitdense/bias"][2] = -1e4
     with pytest.raises(RuntimeError, match="must end with token 2 within 2, got 0 of"):
         sample(OPS, params, TINY, 1, np.random.default_rng(0), 2, batch=1000)

@@ -7,8 +7,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from accel import kernel_table
-from accel.kernel_table import KERNELS, Kernel
+from accel.cuda import kernel_table
+from accel.cuda.kernel_table import KERNELS, Kernel
 
 HERE = Path(__file__).parent
 FLAGS = ("-O1", "-shared", "-fPIC", "-fno-gnu-unique", "-fvisibility=hidden", "-ffp-contract=off", "-w")

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from accel import Ops, losses
 from accel.adam import constants
-from accel.kernel_table import LOSSES
-from accel.ops_cupy import CupyOps
+from accel.cuda.kernel_table import LOSSES
+from accel.cuda.ops import CupyOps
 from accel.packing import pack
 from tests import checks
 from tests.backends import OnDevice

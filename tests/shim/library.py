@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accel.cublas import Precision, layout
-from accel.kernel_table import KERNELS, arguments, parameters
+from accel.cuda.cublas import layout
+from accel.cuda.kernel_table import KERNELS, arguments, parameters
+from accel.sequence_ops import Precision
 from tests.shim import device
 from tests.shim.build import build, symbol
 from tests.shim.device import DeviceArray, memory

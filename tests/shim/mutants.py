@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accel import kernel_table
-from accel.cublas import Precision
-from accel.kernel_table import KERNELS, PREAMBLE
-from accel.ops_cupy import CupyOps
+from accel.cuda import kernel_table
+from accel.cuda.kernel_table import KERNELS, PREAMBLE
+from accel.cuda.ops import CupyOps
+from accel.sequence_ops import Precision
 from tests.mutants import judged
 from tests.shim import device
 from tests.shim.examples import EXAMPLES

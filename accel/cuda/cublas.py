@@ -9,13 +9,12 @@ float32 (NVIDIA, cuBLAS library, cublasComputeType_t).
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Literal, get_args
+from typing import Any
 
 from accel.buffers import Array, address
-from accel.cupy_device import BOTH, line_of
+from accel.cuda.device import BOTH, line_of
+from accel.sequence_ops import Precision
 
-Precision = Literal["float32", "tf32", "bfloat16"]
-PRECISIONS = get_args(Precision)
 COMPUTE = {"float32": 68, "tf32": 77, "bfloat16": 75}  # CUBLAS_COMPUTE_32F, ..._FAST_TF32, ..._FAST_16BF
 FLOAT32, DEFAULT_ALGORITHM = 0, -1  # CUDA_R_32F, CUBLAS_GEMM_DEFAULT
 LARGEST = 2**31 - 1  # its sizes are 32-bit integers

@@ -10,7 +10,7 @@ import numpy as np
 from numba import from_dtype, types
 from numba.extending import register_jitable
 
-from accel.numba_compile import compiled, pointer, take
+from accel.cpu.compile import compiled, pointer, take
 
 
 @register_jitable

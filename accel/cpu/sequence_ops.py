@@ -13,14 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from accel import numba_attention, numba_matmul, numba_rows, numba_sampling, numba_softmax
 from accel.buffers import Array
-from accel.numba_compile import Crew
-from accel.numba_rows import BLOCK, GROUPS, WIDTH
-from accel.ops_sequence import Cache, SequenceOps
+from accel.cpu import attention as cpu_attention
+from accel.cpu import decoder as cpu_decoder
+from accel.cpu import layers as cpu_layers
+from accel.cpu import matmul as cpu_matmul
+from accel.cpu import output as cpu_output
+from accel.cpu.buffer_pool import Pool
+from accel.cpu.compile import Crew
+from accel.cpu.layers import BLOCK, GROUPS, WIDTH
 from accel.packing import Group
-from accel.pool import Pool
-from accel.transformer import (
+from accel.sequence_ops import Cache, SequenceOps
+from accel.transformer_params import (
     EMBEDDING,
     NORM,
     OUTPUT,
@@ -63,7 +67,7 @@ class NumbaSequenceOps(SequenceOps):
     def embedding_backward(self, dout: Array, cache: Cache) -> Array:
         tokens, shape = cache
         dtable = np.zeros(shape, dtype=dout.dtype)
-        numba_rows.add_rows(plain(dout), np.ascontiguousarray(tokens, dtype=np.int64), dtable)
+        cpu_layers.add_rows(plain(dout), np.ascontiguousarray(tokens, dtype=np.int64), dtable)
         return dtable
 
     def norm_matmuls_forward(
@@ -74,7 +78,7 @@ class NumbaSequenceOps(SequenceOps):
             return outs, (None, cache)
         x, scale, bias, kernels = plain(x), plain(scale), plain(bias), [plain(kernel) for kernel in kernels]
         outs = [self._empty((len(x), kernel.shape[1]), x) for kernel in kernels]
-        self._rows(numba_rows.norm_matmuls, x, scale, bias, self._panels(kernels), width(x), tuple(outs))
+        self._rows(cpu_layers.norm_matmuls, x, scale, bias, self._panels(kernels), width(x), tuple(outs))
         return outs, (x, scale, bias, kernels)
 
     def norm_matmuls_backward(
@@ -93,7 +97,7 @@ class NumbaSequenceOps(SequenceOps):
             self._panels(kernels, turned=True),
             width(x),
         )
-        self._groups(numba_rows.norm_matmuls_backward, parts, x, *inputs, dx, *parts)
+        self._groups(cpu_layers.norm_matmuls_backward, parts, x, *inputs, dx, *parts)
         dkernels, dscale, dbias = (self._sum(part) for part in parts)
         return dx, dscale, dbias, [dkernel.reshape(shape) for dkernel in dkernels]
 
@@ -103,7 +107,7 @@ class NumbaSequenceOps(SequenceOps):
             return out, (None, cache)
         x, rows, kernel = plain(x), plain(rows), plain(kernel)
         out = self._empty(x.shape, x)
-        self._rows(numba_rows.matmul_add, x, rows, self._panels([kernel])[0], width(x), out)
+        self._rows(cpu_layers.matmul_add, x, rows, self._panels([kernel])[0], width(x), out)
         return out, (rows, kernel)
 
     def matmul_add_backward(self, dout: Array, cache: Cache) -> tuple[Array, Array, Array]:
@@ -112,7 +116,7 @@ class NumbaSequenceOps(SequenceOps):
         rows, kernel = cache
         drows, (dkernel,) = self._empty(rows.shape, rows), self._parts(rows, (kernel.size,))
         inputs = (plain(dout), rows, self._panels([kernel], turned=True)[0], width(rows))
-        self._groups(numba_rows.matmul_backward, [dkernel], rows, *inputs, drows, dkernel)
+        self._groups(cpu_layers.matmul_backward, [dkernel], rows, *inputs, drows, dkernel)
         return dout, drows, self._sum(dkernel).reshape(kernel.shape)
 
     def mlp_block_forward(
@@ -132,7 +136,7 @@ class NumbaSequenceOps(SequenceOps):
         scale, bias, kernel_0, bias_0, kernel_1, bias_1 = params
         hidden, out = self._empty((len(x), kernel_0.shape[1]), x), self._empty(x.shape, x)
         both = (self._panels([kernel_0])[0], bias_0, self._panels([kernel_1])[0], bias_1)
-        self._rows(numba_rows.mlp_block, x, scale, bias, *both, width(x), hidden, out)
+        self._rows(cpu_layers.mlp_block, x, scale, bias, *both, width(x), hidden, out)
         return out, (x, params, hidden)
 
     def mlp_block_backward(self, dout: Array, cache: Cache) -> tuple[Array, ...]:
@@ -143,7 +147,7 @@ class NumbaSequenceOps(SequenceOps):
         dx, parts = self._empty(x.shape, x), self._parts(x, *((value.size,) for value in params))
         turned = (self._panels([kernel_0], turned=True)[0], self._panels([kernel_1], turned=True)[0])
         inputs = (plain(dout), x, scale, bias, hidden, *turned, width(x))
-        self._groups(numba_rows.mlp_block_backward, parts, x, *inputs, dx, *parts)
+        self._groups(cpu_layers.mlp_block_backward, parts, x, *inputs, dx, *parts)
         return dx, *(self._sum(part).reshape(value.shape) for part, value in zip(parts, params, strict=True))
 
     # ----- Attention -----
@@ -157,9 +161,9 @@ class NumbaSequenceOps(SequenceOps):
         query, key, value = plain(query), plain(key), plain(value)
         out, (starts, places) = self._empty(value.shape, value), sequences(groups, query.shape[1])
         weights = self._empty((int(places[-1]),), query)
-        pointers = (product(query), numba_softmax.decay(query.dtype.str))
+        pointers = (product(query), cpu_output.decay(query.dtype.str))
         inputs = (query, key, value, starts, places, width(query))
-        self._crew.run(numba_attention.attention, len(starts) - 1, *pointers, *inputs, weights, out)
+        self._crew.run(cpu_attention.attention, len(starts) - 1, *pointers, *inputs, weights, out)
         return out, (query, key, value, starts, places, weights)
 
     def attention_backward(self, dout: Array, cache: Cache) -> tuple[Array, Array, Array]:
@@ -168,7 +172,7 @@ class NumbaSequenceOps(SequenceOps):
         query, key, value, starts, places, weights = cache
         grads = tuple(self._empty(part.shape, part) for part in (query, key, value))
         inputs = (product(query), plain(dout), query, key, value, starts, places, width(query), weights)
-        self._crew.run(numba_attention.attention_backward, len(starts) - 1, *inputs, *grads)
+        self._crew.run(cpu_attention.attention_backward, len(starts) - 1, *inputs, *grads)
         return grads
 
     def cached_attention(self, query: Array, keys: Array, values: Array) -> Array:
@@ -176,9 +180,9 @@ class NumbaSequenceOps(SequenceOps):
         if kept[0] is None or kept[1] is None or kept[0].shape != kept[1].shape:
             return super().cached_attention(query, keys, values)
         out = np.empty(query.shape, query.dtype)
-        pointers = numba_matmul.matmul(query.dtype.str), numba_softmax.decay(query.dtype.str)
+        pointers = cpu_matmul.matmul(query.dtype.str), cpu_output.decay(query.dtype.str)
         sizes = (keys.shape[2], ROWS)
-        self._crew.run(numba_attention.cached, -(-len(query) // ROWS), *pointers, plain(query), *kept, *sizes, out)
+        self._crew.run(cpu_attention.cached, -(-len(query) // ROWS), *pointers, plain(query), *kept, *sizes, out)
         return out
 
     # ----- The output -----
@@ -191,8 +195,8 @@ class NumbaSequenceOps(SequenceOps):
         packed, longer = self._padded(kernel, plain(bias))
         weights = self._empty((len(x), len(longer)), x)
         total, out = np.empty((2, len(x)), x.dtype)
-        inputs = (numba_softmax.decay(x.dtype.str), x, packed, longer, targets, width(x))
-        self._rows_of(numba_softmax.token_log_p, x, *inputs, weights, total, out)
+        inputs = (cpu_output.decay(x.dtype.str), x, packed, longer, targets, width(x))
+        self._rows_of(cpu_output.token_log_p, x, *inputs, weights, total, out)
         return out, (x, kernel, targets, weights, total)
 
     def token_log_p_backward(self, dout: Array, cache: Cache) -> tuple[Array, Array, Array]:
@@ -202,9 +206,9 @@ class NumbaSequenceOps(SequenceOps):
         (c, v), n = kernel.shape, weights.shape[1]
         dx, parts = self._empty(x.shape, x), self._parts(x, (c * n,), (n,))
         turned = self._empty((c * n,), x)
-        numba_softmax.pack_turned(kernel, width(x), n, turned)
+        cpu_output.pack_turned(kernel, width(x), n, turned)
         inputs = (plain(dout), x, turned, targets, weights, total, width(x))
-        self._groups(numba_softmax.token_log_p_backward, parts, x, *inputs, dx, *parts)
+        self._groups(cpu_output.token_log_p_backward, parts, x, *inputs, dx, *parts)
         dkernel, dbias = (self._sum(part) for part in parts)
         return dx, dkernel.reshape(c, n)[:, :v], dbias[:v]
 
@@ -214,8 +218,8 @@ class NumbaSequenceOps(SequenceOps):
         x = plain(x)
         token, log_p = np.empty(len(x), np.int64), np.empty(len(x))
         packed = self._padded(plain(kernel), plain(bias))
-        inputs = (numba_softmax.choose(x.dtype.str), x, *packed, plain(uniform), kernel.shape[1], width(x))
-        self._rows_of(numba_softmax.next_token, x, *inputs, token, log_p)
+        inputs = (cpu_output.choose(x.dtype.str), x, *packed, plain(uniform), kernel.shape[1], width(x))
+        self._rows_of(cpu_output.next_token, x, *inputs, token, log_p)
         return token, log_p
 
     def draw_sequences(
@@ -226,15 +230,15 @@ class NumbaSequenceOps(SequenceOps):
             return None
         model, (size, length) = self._decoder(params, config), uniform.shape
         dtype = model.bias.dtype
-        places = numba_sampling.kept_places(length, dtype.itemsize)
-        slots = numba_sampling.slots(config.num_layers * 2 * places * config.qkv_dim * dtype.itemsize)
+        places = cpu_decoder.kept_places(length, dtype.itemsize)
+        slots = cpu_decoder.slots(config.num_layers * 2 * places * config.qkv_dim * dtype.itemsize)
         sizes = (config.num_heads, width(model.bias), slots, places, config.vocab_size, eos)
         tokens, log_p, ended = np.zeros((size, length), np.int64), np.zeros(size), np.zeros(size, np.bool_)
-        inputs = (numba_sampling.pointers(dtype.str), model, *sizes, plain(uniform))
-        self._crew.run(numba_sampling.draw, size, *inputs, tokens, log_p, ended)
+        inputs = (cpu_decoder.pointers(dtype.str), model, *sizes, plain(uniform))
+        self._crew.run(cpu_decoder.draw, size, *inputs, tokens, log_p, ended)
         return tokens, log_p, ended
 
-    def _decoder(self, params: Params, config: TransformerConfig) -> numba_sampling.Decoder:
+    def _decoder(self, params: Params, config: TransformerConfig) -> cpu_decoder.Decoder:
         """The parameters as the compiled loop takes them."""
         layers = [layer_params(params, layer) for layer in range(config.num_layers)]
         wide, tall = (config.emb_dim, -1), (-1, config.emb_dim)
@@ -247,7 +251,7 @@ class NumbaSequenceOps(SequenceOps):
             return np.array([[self._panels([kernel])[0] for kernel in row] for row in kernels])
 
         kernel, bias = self._padded(plain(params[f"{OUTPUT}/kernel"]), plain(params[f"{OUTPUT}/bias"]))
-        return numba_sampling.Decoder(
+        return cpu_decoder.Decoder(
             plain(params[EMBEDDING]),
             positions(config.max_len, config.emb_dim).astype(bias.dtype),
             together(*(f"LayerNorm_{i}/{part}" for i in range(2) for part in ("scale", "bias"))),
@@ -285,7 +289,7 @@ class NumbaSequenceOps(SequenceOps):
         """The groups' gradients added in their order."""
         out = self._empty(parts.shape[1:], parts)
         rows, flat = parts.reshape(len(parts), -1), out.reshape(-1)
-        self._crew.run(numba_rows.add_parts, -(-flat.size // CHUNK), rows, flat, CHUNK)
+        self._crew.run(cpu_layers.add_parts, -(-flat.size // CHUNK), rows, flat, CHUNK)
         return out
 
     def _panels(self, kernels: Sequence[Array], turned: bool = False) -> Array:
@@ -295,7 +299,7 @@ class NumbaSequenceOps(SequenceOps):
             return self._kept.made[key][0]
         out = self._empty((len(kernels), kernels[0].size), kernels[0])
         for kernel, row in zip(kernels, out, strict=True):
-            numba_rows.pack_whole(kernel, turned, width(kernel), row)
+            cpu_layers.pack_whole(kernel, turned, width(kernel), row)
         if self._kept.made is not None:
             self._kept.made[key] = out, kernels  # they stay alive, so that no other stands in their place
         return out
@@ -307,7 +311,7 @@ class NumbaSequenceOps(SequenceOps):
             panels, longer = self._kept.made[key][0]
             return panels, longer
         panels, longer = self._empty((len(kernel) * n,), kernel), self._empty((n,), kernel)
-        numba_softmax.pack(kernel, bias, width(kernel), panels, longer)
+        cpu_output.pack(kernel, bias, width(kernel), panels, longer)
         if self._kept.made is not None:
             self._kept.made[key] = (panels, longer), (kernel, bias)
         return panels, longer
@@ -345,11 +349,11 @@ def whole(kept: Array) -> Array | None:
 
 def width(x: Array) -> int:
     """Numbers of a panel's row."""
-    return 2 * numba_matmul.VECTOR // int(x.itemsize)
+    return 2 * cpu_matmul.VECTOR // int(x.itemsize)
 
 
 def product(x: Array) -> Any:
-    return numba_matmul.product(x.dtype.str)
+    return cpu_matmul.product(x.dtype.str)
 
 
 def plain(array: Array) -> Array:

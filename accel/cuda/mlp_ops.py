@@ -13,12 +13,12 @@ import numpy as np
 from accel import buffers, losses
 from accel.adam import constants, unbiased_rates
 from accel.buffers import Array
-from accel.cupy_graph import Launches, MarginGraphs, Problem, column_sums, margin_gradient, record_loss
-from accel.kernel_lib import KernelLib
-from accel.kernel_table import LOSSES, TILE, TYPES, WIDE, chunks, walks
+from accel.cuda.graph import Launches, MarginGraphs, Problem, column_sums, margin_gradient, record_loss
+from accel.cuda.kernel_table import LOSSES, TILE, TYPES, WIDE, chunks, walks
+from accel.cuda.launcher import KernelLib
 from accel.losses import MarginLoss
 from accel.ops import Ops, Params, mlp_widths, moments_checked
-from accel.ops_sequence import Cache
+from accel.sequence_ops import Cache
 
 GROUPS = (
     264  # blocks that share the rows of an MLP, each with a gradient of its own: two for each of 132 processors

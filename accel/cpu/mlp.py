@@ -4,25 +4,21 @@ Blocks and groups of blocks depend on the number of rows only, and are added in 
 bit for bit from run to run and for every number of threads. Hidden widths are padded with zeros to whole vectors:
 a padded unit has z = 0 and tanh(z) = 0, so it stays 0. The last layer has one output: dot products, not tiles.
 
-Numba's disk cache looks at one file's date: what one compiled function calls of another stands in this file,
-and `matmul` (accel/numba_matmul.py) is given to them as a pointer.
+`matmul` (accel/cpu/matmul.py) is given to them as a pointer: compiled once for all.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,call-arg,var-annotated"
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba import types
-from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
-from accel.numba_compile import LINE, aligned, compiled, compiled_sum, give_way, look, pause, take
-from accel.numba_matmul import WIDE
+from accel.cpu.compile import LINE, aligned, compiled, compiled_sum, give_way, look, pause, take
+from accel.cpu.matmul import WIDE
+from accel.cpu.vector_math import tanh
 
 BLOCK = 64  # rows at most: a layer's activations and its kernel fit the first-level cache
 SPINS = 1 << 12  # tests of a waiting thread between two offers of its core to others
@@ -69,55 +65,6 @@ def block_rows(n: int) -> int:
     """Rows of a block for n rows in all: a multiple of 16, such that threads share the blocks evenly."""
     rows = -(-n // (4 * max(1, -(-n // (4 * BLOCK)))))
     return max(16, rows + -rows % 16)
-
-
-# ----- tanh -----
-
-# tanh a = t / (t + 1) with t = expm1(2 a) / 2; 2 a = 2 r + n log 2 with -1/4 <= 2 r / log 2 <= 3/4; and
-# expm1(2 r) / 2 = r + r^2 (C0 + C1 r + ...): interpolated at Chebyshev nodes. Within 2 ulp of tanh;
-# 2.06 on a CPU that cannot multiply and add in one rounding.
-ONE, HALF, QUARTER = np.float32(1), np.float32(0.5), np.float32(0.25)
-LARGEST = np.float32(10)  # tanh 10 rounds to 1
-PER_HALF_LOG2, HALF_LOG2 = np.float32(2 / math.log(2)), np.float32(math.log(2) / 2)
-ROUNDER = np.float32(1.5 * 2**23)  # x + ROUNDER has whole numbers only: x's, in its last bits
-C0, C1, C2 = np.float32(0.99999999695923), np.float32(0.6666666659989577), np.float32(0.33333575867000476)
-C3, C4, C5 = np.float32(0.13332454399721813), np.float32(0.044200668683477926), np.float32(0.01450382743883968)
-
-
-@intrinsic
-def power_of_two(typing, rounded):
-    """2^n in float32 for rounded = n + ROUNDER, n in -126..127: its last bits + 127 are the power's exponent."""
-
-    def codegen(context, builder, signature, args):
-        bits, integer = builder.bitcast(args[0], ir.IntType(32)), ir.IntType(32)
-        exponent = builder.add(builder.shl(bits, integer(23)), integer(127 << 23))
-        return builder.bitcast(exponent, ir.FloatType())
-
-    return types.float32(types.float32), codegen
-
-
-def tanh(x):
-    """tanh of a number, for compiled code: without branches in float32, so that loops over it use vectors."""
-    return math.tanh(x)
-
-
-@overload(tanh, inline="always")
-def tanh_of_its_type(x):
-    def tanh_32(x):
-        a = abs(x)
-        a = LARGEST if a > LARGEST else a  # NaN stays NaN
-        rounded = (a * PER_HALF_LOG2 - QUARTER) + ROUNDER
-        n = rounded - ROUNDER
-        r = a - n * HALF_LOG2  # rounded once: the constant is right to 3e-9
-        s = r * r
-        e = (((((C5 * r + C4) * r + C3) * r + C2) * r + C1) * r + C0) * s + r
-        scale = power_of_two(rounded)
-        t = scale * e + (scale * HALF - HALF)
-        # t - t^2 / (t + 1) rounds less where t is small, 1 - 1 / (t + 1) where it is not
-        base = t if t < ONE else ONE
-        return math.copysign(base - base * base / (t + ONE), x)
-
-    return tanh_32 if x == types.float32 else lambda x: math.tanh(x)
 
 
 @compiled

@@ -3,8 +3,7 @@
 What lies above the diagonal is not computed, but for the corners of tiles. Letters: R rows, H heads, D channels of
 a head (a multiple of WIDTH), T rows of a sequence.
 
-Numba's disk cache looks at one file's date: what one compiled function calls of another stands in this file, and
-`product` and `decay` are given to them as pointers.
+`product` and `decay` are given to them as pointers: compiled once for all.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,call-arg,var-annotated"
@@ -14,8 +13,8 @@ import math
 
 import numpy as np
 
-from accel.numba_compile import aligned, compiled, compiled_sum, take
-from accel.numba_matmul import row_products
+from accel.cpu.compile import aligned, compiled, compiled_sum, take
+from accel.cpu.matmul import row_products
 
 WIDTH = 16  # numbers: two vectors of float32, four of float64
 TILE = 6  # rows of the product's tiles

@@ -3,8 +3,7 @@
 The vocabulary V is padded to whole vectors: padded logits are -inf, and their weight 0. Letters: R rows,
 C channels, a multiple of WIDTH.
 
-Numba's disk cache looks at one file's date: what one compiled function calls of another stands in this file, and
-`product` and `decay` are given to them as pointers.
+`product` and `decay` are given to them as pointers: compiled once for all.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,call-arg,var-annotated"
@@ -18,8 +17,8 @@ import numpy as np
 from numba import from_dtype, types
 from numba.extending import overload
 
-from accel.numba_compile import aligned, compiled, compiled_sum, pointer, take
-from accel.numba_losses import decay_32
+from accel.cpu.compile import aligned, compiled, compiled_sum, pointer, take
+from accel.cpu.vector_math import decay_32
 
 WIDTH = 16  # numbers: two vectors of float32, four of float64
 BLOCK = 96  # rows at most: whole tiles of 6
@@ -238,7 +237,7 @@ def next_token(counter, product, block, choose, x, panels, bias, uniform, vocabu
         start = take(counter) * block
 
 
-# ----- For the sampler (accel/numba_sampling.py) -----
+# ----- For the sampler (accel/cpu/decoder.py) -----
 
 
 def softmax_row(x):

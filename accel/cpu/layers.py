@@ -1,12 +1,11 @@
 """Rows of the Transformer compiled: a block of rows goes through a layer norm and its products while in cache.
 
-Kernels come in panels (`numba_matmul.multiply_panels`), packed once a call. Blocks, and the groups of blocks whose
+Kernels come in panels (`cpu_matmul.multiply_panels`), packed once a call. Blocks, and the groups of blocks whose
 gradients are added apart, depend on the number of rows only. Widths are multiples of WIDTH. Scratch rows are
 WIDTH longer than they need to be: powers of two would share few places of the cache. Letters: R rows, C channels,
 K terms, N columns, M hidden units.
 
-Numba's disk cache looks at one file's date: what one compiled function calls of another stands in this file, and
-`product` is given to them as a pointer.
+`product` is given to them as a pointer: compiled once for all.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,call-arg,var-annotated"
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 from numba import from_dtype, types
 
-from accel.numba_compile import aligned, compiled, compiled_sum, pointer, take
+from accel.cpu.compile import aligned, compiled, compiled_sum, pointer, take
 
 WIDTH = 16  # numbers: two vectors of float32, four of float64
 BLOCK = 96  # rows at most: whole tiles of 6

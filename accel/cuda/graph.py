@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from accel.buffers import Array, address
-from accel.kernel_lib import Graph, KernelLib
-from accel.kernel_table import TILE, TYPES, WIDE, chunks, walks
+from accel.cuda.kernel_table import TILE, TYPES, WIDE, chunks, walks
+from accel.cuda.launcher import Graph, KernelLib
 
 STEPS = 1024  # rows of a schedule: what is longer goes in pieces
 GRAPHS = 4  # problems whose buffers and graphs are kept

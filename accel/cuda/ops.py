@@ -1,6 +1,6 @@
-"""The ops on a GPU: arrays and matrix products by CuPy, what else is hot by the kernels of accel/kernel_table.py.
+"""The ops on a GPU: arrays and matrix products by CuPy, the other hot ones by the kernels of `kernel_table.py`.
 
-Only sampling waits for the device, and reads from it (`ops_cupy_sampling.py`). Sums are in a fixed order: no run
+Only sampling waits for the device, and reads from it (`sampling_ops.py`). Sums are in a fixed order: no run
 differs from another. The class needs an array package and a `KernelLib` alone, so that tests run all of it on
 NumPy arrays.
 """
@@ -17,15 +17,14 @@ import numpy as np
 
 from accel.adam import constants, unbiased_rates
 from accel.buffers import Array
-from accel.cublas import Precision
-from accel.kernel_lib import KernelLib
-from accel.kernel_table import TYPES, chunks, walks
+from accel.cuda.kernel_table import TYPES, chunks, walks
+from accel.cuda.launcher import KernelLib
+from accel.cuda.mlp_ops import GROUPS, LOSS_TYPES, CupyNetworkOps
+from accel.cuda.sampling_ops import CupySamplingOps
 from accel.losses import MarginLoss
 from accel.ops import Pairs, check_omega
-from accel.ops_cupy_network import GROUPS, LOSS_TYPES, CupyNetworkOps
-from accel.ops_cupy_sampling import CupySamplingOps
-from accel.ops_sequence import EPS, Cache
 from accel.packing import Group
+from accel.sequence_ops import EPS, Cache, Precision
 
 SPAN = 64  # tokens of a sequence, channels of a head: attention.cu
 
@@ -34,7 +33,7 @@ class CupyOps(CupySamplingOps, CupyNetworkOps):
     """Ops on the arrays of xp with the kernels of lib. float32 and float64; other dtypes as in `Ops`.
 
     groups: at most so many blocks share the rows of an MLP; where there are more, a block takes several tiles.
-    precision: of the float32 products of the Transformer's layers, not attention's (`accel.cublas`).
+    precision: of the float32 products of the Transformer's layers, not attention's (`accel.cuda.cublas`).
     """
 
     name = "cupy"

@@ -5,8 +5,7 @@ out of rows, and the keys and values of so few stay in cache. What a sequence be
 on its slot, its company or the number of threads. Widths are multiples of WIDTH. Letters: C channels, H heads, D
 channels of a head, N = H D, M hidden units, V vocabulary padded to whole vectors, T places.
 
-Numba's disk cache looks at one file's date: what one compiled function calls of another stands in this file, and
-what belongs elsewhere is given to them as pointers (`Pointers`).
+What belongs elsewhere is given to them as pointers (`Pointers`): compiled once for all.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,call-arg,var-annotated"
@@ -18,10 +17,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from accel import numba_matmul, numba_rows, numba_softmax
 from accel.buffers import Array
-from accel.numba_compile import aligned, compiled, take
-from accel.numba_matmul import VECTOR, tile
+from accel.cpu import layers as cpu_layers
+from accel.cpu import matmul as cpu_matmul
+from accel.cpu import output as cpu_output
+from accel.cpu.compile import aligned, compiled, take
+from accel.cpu.matmul import VECTOR, tile
 
 WIDTH = 16  # numbers: two vectors of float32, four of float64
 CHUNK = 64  # hidden units at a time
@@ -53,10 +54,10 @@ class Decoder(NamedTuple):
 class Pointers(NamedTuple):
     """Compiled functions of other files."""
 
-    product: Any  # numba_matmul.product
-    norm: Any  # numba_rows.norm
-    softmax: Any  # numba_softmax.softmax
-    choose: Any  # numba_softmax.choose
+    product: Any  # cpu_matmul.product
+    norm: Any  # cpu_layers.norm
+    softmax: Any  # cpu_output.softmax
+    choose: Any  # cpu_output.choose
 
 
 class Rows(NamedTuple):
@@ -76,7 +77,7 @@ class Rows(NamedTuple):
 @lru_cache(maxsize=2)
 def pointers(dtype: str) -> Pointers:
     """Those for numbers of a dtype."""
-    names = (numba_matmul.product, numba_rows.norm, numba_softmax.softmax, numba_softmax.choose)
+    names = (cpu_matmul.product, cpu_layers.norm, cpu_output.softmax, cpu_output.choose)
     return Pointers(*(name(dtype) for name in names))
 
 

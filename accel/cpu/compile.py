@@ -3,11 +3,16 @@
 # mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
+from pathlib import Path
 from platform import machine
+from tempfile import TemporaryFile
+from threading import Lock
 from typing import Any
 
 import numba
@@ -17,8 +22,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
 
-from accel.losses import MarginLoss, logistic
-
+CONFIG: Any = numba.config
+NUMBA_CACHE = CONFIG.CACHE_DIR  # as the user set it
+CACHE_LOCK = Lock()
 LINE = 64  # bytes of a cache line: a vector that lies in two of them is slow to load
 OPTIONS: dict[str, Any] = {
     "error_model": "numpy",
@@ -26,18 +32,62 @@ OPTIONS: dict[str, Any] = {
 }  # a * b + c in one rounding; no reordering
 
 
-def compiled(function: Callable[..., Any], **options: Any) -> Any:
-    """Numba's njit without the GIL, cached on disk where a folder for that can be written, else in memory only.
+# ----- The cache on disk -----
 
-    The cache looks at the function's own file. Functions of other files come as `Pointer`s for that reason; what
-    is inlined from them (intrinsics such as `take` and `numba_matmul.tile`, constants, `decay_32`) is not looked
-    at: who changes those deletes accel/__pycache__.
+
+@lru_cache(maxsize=1)
+def sources_hash() -> str:
+    """Of everything that compiled code is made of: the sources here, the losses, Numba's version."""
+    folder, digest = Path(__file__).parent, hashlib.sha256(numba.__version__.encode())
+    for path in (*sorted(folder.glob("*.py")), folder.parent / "losses.py"):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=1)
+def cache_folder() -> str:
+    """Where compiled code is kept: a folder for each `sources_hash`; "" where none can be written.
+
+    Numba looks only at the file of the function that it compiles. Here any edit of any source, inlined helpers and
+    constants included, is a new folder, and all is compiled anew. NUMBA_CACHE_DIR, if set, holds the folder; else
+    __pycache__ beside this file, whose older folders go, or the user's cache.
     """
-    options = OPTIONS | options
-    try:
-        return numba.njit(function, cache=True, nogil=True, **options)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return numba.njit(function, nogil=True, **options)
+    own, name = Path(__file__).with_name("__pycache__"), f"numba-{sources_hash()}"
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pbde"
+    for base in [Path(NUMBA_CACHE)] if NUMBA_CACHE else [own, user]:
+        try:
+            (base / name).mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=base / name):
+                pass
+        except OSError:
+            continue
+        if base == own:
+            for older in own.glob("numba-*"):
+                if older.name != name:
+                    shutil.rmtree(older, ignore_errors=True)
+        return str(base / name)
+    return ""
+
+
+def decorated(decorate: Callable[..., Any], function: Callable[..., Any], **options: Any) -> Any:
+    """decorate(cache=True, **options)(function), with Numba's cache in `cache_folder` meanwhile."""
+    if not cache_folder():
+        return decorate(**options)(function)
+    with CACHE_LOCK:  # the setting is the whole process's
+        before = CONFIG.CACHE_DIR
+        CONFIG.CACHE_DIR = cache_folder()
+        try:
+            return decorate(cache=True, **options)(function)
+        finally:
+            CONFIG.CACHE_DIR = before
+
+
+# ----- Compiling -----
+
+
+def compiled(function: Callable[..., Any], **options: Any) -> Any:
+    """Numba's njit without the GIL, cached on disk in `cache_folder`, or in memory only where there is none."""
+    return decorated(numba.njit, function, nogil=True, **(OPTIONS | options))
 
 
 def compiled_sum(function: Callable[..., Any]) -> Any:
@@ -59,28 +109,7 @@ class Pointer:
 
 def pointer(signature: Any, function: Callable[..., Any]) -> Pointer:
     """function compiled for this signature; cached as `compiled` does."""
-    try:
-        return Pointer(numba.cfunc(signature, cache=True, **OPTIONS)(function))
-    except RuntimeError:
-        return Pointer(numba.cfunc(signature, **OPTIONS)(function))
-
-
-@lru_cache(maxsize=64)
-def compiled_loss(loss: MarginLoss, dtype: str) -> Pointer:
-    """loss over arrays: (margin, y, value, slope) -> None, which fills the last two.
-
-    Not cached on disk: a stale loss would train the wrong model.
-    """
-    scalar = register_jitable(loss)
-    if loss is logistic and np.dtype(dtype) == np.float32:
-        from accel.numba_losses import logistic_32 as scalar  # as accurate, in a twentieth of the time
-
-    def over_arrays(margin, y, value, slope):  # type: ignore[no-untyped-def]
-        for i in range(margin.size):
-            value[i], slope[i] = scalar(margin[i], y[i])
-
-    array = types.Array(numba.from_dtype(np.dtype(dtype)), 1, "C")
-    return Pointer(numba.cfunc(types.void(array, array, array, array), **OPTIONS)(over_arrays))
+    return Pointer(decorated(partial(numba.cfunc, signature), function, **OPTIONS))
 
 
 @intrinsic

@@ -17,7 +17,7 @@ import numpy as np
 
 from accel.buffers import Array
 
-FOLDER = Path(__file__).with_name("kernels")
+FOLDER = Path(__file__).parents[1] / "kernels"
 DIALECT = "c++17"
 TYPES = {"float32": "float", "float64": "double"}  # of the arrays -> of the kernels
 LOSSES = {"logistic": "Logistic", "squared": "Squared", "hinge": "Hinge", "ranking": "Ranking"}  # accel/losses.py

@@ -6,11 +6,12 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from accel import kernel_table
 from accel.buffers import Array
-from accel.cublas import Cublas, Precision
-from accel.cupy_device import line_of
-from accel.kernel_table import KERNELS
+from accel.cuda import kernel_table
+from accel.cuda.cublas import Cublas
+from accel.cuda.device import line_of
+from accel.cuda.kernel_table import KERNELS
+from accel.sequence_ops import Precision
 
 
 class Graph(Protocol):
@@ -30,7 +31,7 @@ class KernelLib(Protocol):
         """Run kernel name<variant> over so many items, on arrays and numbers as in the table; nothing for 0."""
 
     def product(self, a: Array, b: Array, out: Array, precision: Precision) -> None:
-        """out = a b in the arithmetic of precision, as `accel.cublas.Cublas.product` says."""
+        """out = a b in the arithmetic of precision, as `accel.cuda.cublas.Cublas.product` says."""
 
     def capture(self, function: Callable[[], None]) -> Graph | None:
         """The launches that function makes, not run, as a graph; None where there are no graphs.

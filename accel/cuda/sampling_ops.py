@@ -12,11 +12,11 @@ import numpy as np
 
 from accel import philox
 from accel.buffers import Array
-from accel.kernel_lib import KernelLib
-from accel.kernel_table import TYPES
-from accel.ops_sequence import SequenceOps
+from accel.cuda.kernel_table import TYPES
+from accel.cuda.launcher import KernelLib
 from accel.sampling import key_value_store, last_rows
-from accel.transformer import EMBEDDING, OUTPUT, Params, TransformerConfig, positions
+from accel.sequence_ops import SequenceOps
+from accel.transformer_params import EMBEDDING, OUTPUT, Params, TransformerConfig, positions
 
 LOOK = 8  # tokens between two looks of the host
 # With this share of slots going on, closing up does not pay: it moves their keys and values to a copy and back,

@@ -16,7 +16,7 @@ from numba import from_dtype, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from accel.numba_compile import pointer
+from accel.cpu.compile import pointer
 
 VECTOR = 32  # bytes: one AVX register, two of NEON's
 WIDE = 64 if get_host_cpu_features().get("avx512f") else VECTOR  # where a register holds them: `multiply`

@@ -9,18 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from accel import philox
 from accel.buffers import Array
 from accel.packing import Group
-
-if TYPE_CHECKING:
-    from accel.transformer import Params, TransformerConfig
+from accel.transformer_params import Params, TransformerConfig
 
 Cache = Any
+Precision = Literal["float32", "tf32", "bfloat16"]  # what the float32 factors of `product` are rounded to
+PRECISIONS = get_args(Precision)
 
 EPS = 1e-6  # of the layer norm; Flax's
 

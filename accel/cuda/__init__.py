@@ -1,0 +1,1 @@
+"""The ops on an NVIDIA GPU: CuPy and CUDA kernels. Imported when `get_ops("cupy")` asks for it."""
