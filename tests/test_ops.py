@@ -509,7 +509,7 @@ def test_get_ops(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, threads in (("numba", 0), ("numba", 1.5), ("numpy", 1)):
         with pytest.raises(ValueError, match="threads must"):
             get_ops(name, threads)  # type: ignore[arg-type]
-    for module in [name for name in sys.modules if name.startswith("accel.cpu")]:
+    for module in [name for name in sys.modules if name.startswith("accel.cpu.")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "numba", None)
     with pytest.raises(ImportError, match="pip install numba"):
