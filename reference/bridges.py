@@ -22,7 +22,8 @@ from scipy.sparse.csgraph import breadth_first_order
 
 from reference.annotators import Indices
 from reference.laplacian import centred
-from reference.newton import Pairs, minimize
+from reference.newton import minimize
+from reference.pairs import Pairs
 from reference.pbde import Array
 from reference.rounding import EPS, of_omega
 

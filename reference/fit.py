@@ -30,8 +30,9 @@ from reference.inference import (
     squared_residuals,
 )
 from reference.laplacian import NotConvergedError, centred
-from reference.newton import Pairs, curvatures, summary
+from reference.newton import curvatures
 from reference.optimum import check_wins, optimum, strong_components
+from reference.pairs import Pairs, summary
 from reference.pbde import PBDE, Array
 
 PRIOR_LIMIT = 1e6  # ghost comparisons: beyond this nothing is left of any data

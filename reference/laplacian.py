@@ -26,25 +26,26 @@ def conjugate_gradients(conductance: Any, b: Array, tolerance: Array, limit: int
     Stops where max_i |residual_i| / D_i <= tolerance, with D the conductance at each node: a norm would not see
     the nodes of small D. NotConvergedError after `limit` steps, or where the matrix is not positive in float64.
     """
-    degree = _degrees(conductance)[:, None]
+    degree = _degrees(conductance)
     if not (degree > 0).all():
         raise NotConvergedError("the curvature at an item underflows")
-    x, residual = np.zeros_like(b), centred(b)
-    direction = scaled = residual / degree
-    norm = (residual * scaled).sum(axis=0)
+    residual = np.ascontiguousarray(centred(b).T)  # (r, n): a system lies in one piece, and its sums are fast
+    x, direction = np.zeros_like(residual), residual / degree
+    scaled, norm = direction, _dots(residual, direction)
     for _ in range(limit):
-        if (np.abs(scaled).max(axis=0) <= tolerance).all():
-            return centred(x)
-        flow = degree * direction - conductance @ direction
-        curvature = (direction * flow).sum(axis=0)
+        if (np.abs(scaled).max(axis=1) <= tolerance).all():
+            return centred(x.T)
+        flow = degree * direction
+        flow -= (conductance @ np.ascontiguousarray(direction.T)).T
+        curvature = _dots(direction, flow)
         if not (curvature > 0).all():
             break
         step = norm / curvature
         x += step * direction
         residual -= step * flow
-        residual -= residual.mean(axis=0)
+        residual -= residual.mean(axis=1, keepdims=True)
         scaled = residual / degree
-        norm, last = (residual * scaled).sum(axis=0), norm
+        norm, last = _dots(residual, scaled), norm
         direction = scaled + norm / last * direction
     raise NotConvergedError(f"conjugate gradients missed {tolerance.max():.1e} in {limit} steps")
 
@@ -136,6 +137,11 @@ def _eliminate(c: Array, flow: Array, block: int, sign: float = -1.0) -> Array:
 def centred(x: Array) -> Array:
     """(n, ...) -> (n, ...): x less its mean over the n items."""
     return np.asarray(x - x.mean(axis=0))
+
+
+def _dots(x: Array, y: Array) -> Array:
+    """(r, n), (r, n) -> (r, 1): the inner product of every row."""
+    return np.asarray((x * y).sum(axis=1, keepdims=True))
 
 
 def _degrees(conductance: Any) -> Array:

@@ -24,7 +24,7 @@ from reference.annotators import Indices
 from reference.arrays import finite_array, finite_sparse
 from reference.bridges import minimize_by_parts
 from reference.laplacian import NotConvergedError
-from reference.newton import Pairs, summary
+from reference.pairs import Pairs, summary
 from reference.pbde import PBDE, Array, log_weights
 
 __all__ = [

@@ -18,8 +18,9 @@ from reference.comparisons import Comparisons
 from reference.deviance import deviance, expected_deviance
 from reference.hodge import potentials
 from reference.laplacian import NotConvergedError
-from reference.newton import Pairs, minimize
+from reference.newton import minimize
 from reference.optimum import strong_components
+from reference.pairs import Pairs
 from reference.pbde import Array
 
 BATCH_ITEMS = 128  # graphs up to this size are refitted in dense batches

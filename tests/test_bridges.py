@@ -15,7 +15,8 @@ from scipy.sparse.csgraph import connected_components
 
 from reference import PBDE, optimum
 from reference.bridges import _entries, log_ratio, may_have_bridges, parts_of
-from reference.newton import STEP_ALLOWED, Pairs, minimize
+from reference.newton import STEP_ALLOWED, minimize
+from reference.pairs import Pairs
 from tests.checks import assert_close
 
 Array = NDArray[np.float64]

@@ -29,7 +29,8 @@ from reference import (
 )
 from reference.inference import grounded_covariance, omega_covariance
 from reference.laplacian import star_mesh
-from reference.newton import Pairs, curvatures, summary
+from reference.newton import curvatures
+from reference.pairs import Pairs, summary
 from reference.pbde import normalize
 from reference.toy import Toy
 from tests.checks import CLOSED_FORM, SATURATED, SOLVED, assert_close
