@@ -15,7 +15,7 @@ from accel import Ops, get_ops
 from bench.cases import SIZES, Case, cases
 from bench.report import BACKENDS, Commands
 from bench.roofline import machine, measure, seconds
-from reference.report import json_line
+from reference.command_line.report import json_line
 
 EPS = 2.0**-23
 

@@ -15,7 +15,7 @@ from accel import Ops, get_ops
 from accel.sequence_ops import PRECISIONS
 from bench.peers import Place
 from bench.timing import Contender
-from reference.report import json_line
+from reference.command_line.report import json_line
 
 BACKENDS = ("numpy", "numba", "cupy")
 Commands = Any  # what argparse's add_subparsers returns

@@ -17,8 +17,8 @@ from accel.streams import stream
 from bench.peers import import_peer
 from bench.report import BACKENDS, Commands, check_least
 from bench.streams import Purpose
-from reference.report import json_line
-from reference.toy import Toy
+from reference.command_line.report import json_line
+from reference.univariate import Toy
 
 Array = NDArray[np.float64]
 

@@ -37,16 +37,9 @@ from figures import (
 )
 from figures.numbers import Numbers, Panel, PresetName, Proposal, Settings, load, read_from, save
 from reference import NotConvergedError
-from reference.options import (
-    Parser,
-    add_file_options,
-    add_fit_options,
-    add_test_options,
-    package_version,
-    read_graphs,
-    until_closed,
-)
-from reference.report import json_line
+from reference.command_line.options import add_file_options, add_fit_options, add_test_options, read_graphs
+from reference.command_line.parser import Parser, package_version, until_closed
+from reference.command_line.report import json_line
 
 
 class FigureModule(Protocol):
@@ -130,9 +123,9 @@ def _parser() -> Parser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0; SystemExit(2) after one line on stderr where what was asked for cannot be done, 130 on Ctrl-C."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
+    words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == ["fit"]:
         return _main_of_fit(words[1:])
     if words[:1] == ["lengths"]:

@@ -11,7 +11,7 @@ from figures.curves import caption, trained_name
 from figures.numbers import Array, Numbers, Settings, peaks
 from figures.training import Case, Problem, exactly, train_cases
 from reference import PBDE, optimum, win_matrix
-from reference.toy import Toy
+from reference.univariate import Toy
 
 
 def misspecified(toy: Toy, proposal: Array) -> Array:

@@ -17,11 +17,11 @@ from scipy.stats import binom
 
 from figures import style
 from figures.numbers import Array, Numbers, Panel
+from reference.command_line.options import fit_options, model_of, tested
+from reference.command_line.report import heading, shortened
 from reference.comparisons import Comparisons
-from reference.fit import Fit, fit
-from reference.options import fit_options, model_of, tested
-from reference.report import heading, shortened
-from reference.verdict import GoodnessOfFit
+from reference.inference.fit import Fit, fit_with
+from reference.inference.goodness_of_fit import GoodnessOfFit
 
 GLYPHS = frozenset(get_font(findfont("DejaVu Sans")).get_charmap())  # the font of all figures
 BINS = 20  # of pairs with neighbouring predicted win rates
@@ -33,10 +33,10 @@ NAMES = 50  # item names that fit on the axis; of more items every second, third
 def compute(args: argparse.Namespace, group: str, graph: Comparisons) -> Numbers:
     """The fit of one graph, what it predicts for every compared pair, and the test; arrays (n,) and (bins,).
 
-    Raises as `reference.fit.fit` does.
+    Raises as `reference.inference.fit.fit` does.
     """
     options = fit_options(args)
-    fitted = fit(graph, model_of(args, graph), options)
+    fitted = fit_with(graph, model_of(args, graph), options)
     verdict, _ = tested(args, graph)
     low, high = fitted.interval()
     arrays: dict[str, Any] = {"labels": np.array(graph.labels), "log_p": fitted.log_p, "low": low, "high": high}

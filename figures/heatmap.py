@@ -15,7 +15,7 @@ from figures.curves import caption
 from figures.latent import RATE, trained
 from figures.numbers import Array, Numbers, Panel, Settings
 from figures.training import Problem, exactly
-from reference.toy import Toy
+from reference.univariate import Toy
 
 MAP_POINTS = 401  # of each side of a map
 TITLES = {

@@ -11,7 +11,7 @@ from figures.curves import draw_row
 from figures.numbers import Array, Numbers, Settings
 from figures.training import Case, Problem, exactly, train_cases
 from reference import targets
-from reference.toy import Toy
+from reference.univariate import Toy
 
 TAUS = (0.1, 0.5, 1.0)
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accel.checkpoint import check_numbers, fingerprint, whole_file
-from reference.report import json_line
+from reference.command_line.report import json_line
 
 Array = NDArray[np.float64]
 FLAT = 1e-9  # nats: neighbours that differ by less are equally high

@@ -14,9 +14,9 @@ from figures.curves import draw_row
 from figures.numbers import Array, Numbers, Settings
 from figures.training import Case, Problem, proposal_of, train_cases
 from reference import methods, win_matrix
-from reference.hinge import Minimum
 from reference.pbde import normalize
-from reference.toy import Toy
+from reference.solvers.hinge import Minimum
+from reference.univariate import Toy
 
 DELTAS = (0.0, 0.25, 0.5, 1.0, 2.0)
 LAMBDAS = (0.0, 1.0)

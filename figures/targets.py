@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from figures import style
 from figures.numbers import Array, Numbers, Panel, Settings, peaks
 from reference import PBDE, Annotator, optimum, targets, win_matrix
-from reference.toy import Toy
+from reference.univariate import Toy
 
 BETAS = (1, 4, 16)  # Figure 3
 ALPHAS = (Fraction(1), Fraction(1, 4), Fraction(1, 16))  # Figure 8
@@ -22,7 +22,7 @@ NEAR_HALF = 0.15  # preferences this near 1/2 are counted
 
 
 def compute(settings: Settings) -> Numbers:
-    """The exact curves and maps on the grid of reference.toy; under a second.
+    """The exact curves and maps on the grid of reference.univariate; under a second.
 
     Curves are log densities (n,), maps preference probabilities (n, n). The proposal matters to the
     misspecified fit alone: every other optimum is the same for all of them.

@@ -21,7 +21,7 @@ from figures.streams import Purpose
 from reference import Annotator, Population
 from reference.annotators import Indices
 from reference.pbde import normalize
-from reference.toy import Toy
+from reference.univariate import Toy
 
 EXACT_POINTS = 1025  # targets that need all pairs of points are computed on at most so many, and interpolated
 

@@ -14,8 +14,8 @@ from lm.corpus import GRAMMAR
 from lm.experiment import Experiment, Settings
 from lm.presets import PresetName
 from lm.report import STAGES
-from reference.options import Parser, package_version, until_closed
-from reference.report import json_line
+from reference.command_line.parser import Parser, package_version, until_closed
+from reference.command_line.report import json_line
 
 STAGE_HELP = """\
 stages (each runs those before it, where their results are not in the folder yet)
@@ -69,10 +69,10 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The exit status; SystemExit(2) after one line on stderr where what was asked for cannot be done."""
     parser = build_parser()
-    asked = parser.parse_args(arguments)
+    asked = parser.parse_args(argv)
     folder = asked.out or Path("out") / f"lm-{asked.preset}"
     try:
         settings = Settings(

@@ -12,17 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from reference.calibrate import DESIGNS, calibrate
-from reference.calibrate_annotators import ANNOTATOR_DESIGNS, rejections
-from reference.claims import CLAIMS, verify
-from reference.comparisons import Comparisons
-from reference.diagnose import LEVEL, annotators_text, diagnose
-from reference.fit import Fit, fit
-from reference.optimum import NotConvergedError, NotIdentifiableError
-from reference.options import (
+from reference.claims.verify import CLAIMS, verify
+from reference.command_line.diagnose import LEVEL, annotators_text, diagnose
+from reference.command_line.options import (
     FILE_HELP,
     TIES_HELP,
-    Parser,
     add_file_options,
     add_fit_options,
     add_test_options,
@@ -30,13 +24,12 @@ from reference.options import (
     compared,
     fit_options,
     model_of,
-    package_version,
     predicted,
     read_graphs,
     tested,
-    until_closed,
 )
-from reference.report import (
+from reference.command_line.parser import Parser, package_version, until_closed
+from reference.command_line.report import (
     certificate,
     check_output,
     item_records,
@@ -52,8 +45,13 @@ from reference.report import (
     verdict_record,
     write_rows,
 )
-from reference.undetermined import report_failure, report_undetermined
-from reference.verdict import GoodnessOfFit
+from reference.command_line.undetermined import report_failure, report_undetermined
+from reference.comparisons import Comparisons
+from reference.errors import NotConvergedError, NotIdentifiableError
+from reference.inference.calibration import DESIGNS, calibrate
+from reference.inference.calibration_annotators import ANNOTATOR_DESIGNS, rejections
+from reference.inference.fit import Fit, fit_with
+from reference.inference.goodness_of_fit import GoodnessOfFit
 
 FIT_HELP = f"""\
 Prints the density that choices imply, with error bars, and whether one annotator can have made them.
@@ -78,9 +76,9 @@ example:
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(prog: str = "python -m reference") -> argparse.ArgumentParser:
     parser = Parser(
-        prog="python -m reference",
+        prog=prog,
         description="Learning from pairwise preferences as density estimation, exactly.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
@@ -151,7 +149,7 @@ def run_fit(args: argparse.Namespace) -> int:
     for group, graph in graphs.items():
         labels, model = graph.labels or (), model_of(args, graph)
         try:
-            fitted = fit(graph, model, options)
+            fitted = fit_with(graph, model, options)
         except NotIdentifiableError:
             status = 1
             rows += report_undetermined(group, graph, model, options, args.json)
@@ -271,9 +269,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m reference") -> int:
     """Exit status 0; 1 where a claim fails or a graph has no finite optimum; 2 for errors, one line on stderr."""
-    args = build_parser().parse_args(argv)
+    args = build_parser(prog).parse_args(argv)
     if not args.json:
         what = " ".join([args.command, *([Path(args.file).name] if "file" in args else [])])
         print(f"pbde {package_version()}, reference (NumPy {np.__version__}, float64, CPU): {what}")

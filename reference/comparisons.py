@@ -13,8 +13,8 @@ from scipy import sparse
 
 from reference.annotators import Indices, check_index_pairs
 from reference.arrays import Array, finite_array, finite_sparse, integer, not_negative, plain_array
-from reference.reading import read_comparisons
-from reference.source import Columns, Default, Source, Ties
+from reference.comparison_columns import Columns, Default, Source, Ties
+from reference.comparison_files import read_comparisons
 
 
 def pair_proposal(proposal: Any, n: int) -> Any:

@@ -35,9 +35,9 @@ from scipy.sparse.csgraph import connected_components
 
 from reference.annotators import Indices
 from reference.arrays import finite_array, not_negative, positive
-from reference.hinge import Hinges, Minimum, hinge_minimum
 from reference.optimum import Optimum, check_wins, optimum
 from reference.pbde import PBDE, Array, check_normalized, log_weights
+from reference.solvers.hinge import Hinges, Minimum, hinge_minimum
 
 __all__ = ["Minimum", "Reward", "dpo", "ilhf", "reward", "rrhf", "rso", "slic_hf"]
 

@@ -4,10 +4,9 @@ Eq. 8 depends on the model only through omega = f log pi + g, and up to a consta
 
     F(omega) = sum_ij W_ij log(1 + exp(omega_j - omega_i)),
 
-convex in omega. So an optimum is two steps: Newton's method finds omega (reference/newton.py; pairs that alone
-link two sides of the graph in closed form, reference/bridges.py), and
-`model.log_p` turns omega into THE density that has it. F has a minimiser, unique up to a constant, exactly
-where the graph of wins is strongly connected.
+convex in omega. So an optimum is two steps: Newton's method finds omega (`solvers/newton.py`; for pairs that alone
+link two sides of the graph in closed form, `solvers/bridges.py`), and `model.log_p` turns omega into THE density
+that has it. F has a minimiser, unique up to a constant, exactly where the graph of wins is strongly connected.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from scipy.sparse.csgraph import connected_components
 
 from reference.annotators import Indices
 from reference.arrays import finite_array, finite_sparse
-from reference.bridges import minimize_by_parts
-from reference.laplacian import NotConvergedError
-from reference.pairs import Pairs, summary
+from reference.errors import NotConvergedError, NotIdentifiableError
 from reference.pbde import PBDE, Array, log_weights
+from reference.solvers.bridges import minimize_by_parts
+from reference.solvers.win_pairs import Pairs, summary
 
 __all__ = [
     "NotConvergedError",
@@ -40,25 +39,13 @@ __all__ = [
 LEAST_TOTAL = 1e-290  # comparisons: below, float64 has few digits left or none
 
 
-class NotIdentifiableError(ValueError):
-    """The wins do not determine the optimum: some items never win against some others, however indirectly.
-
-    components: a list of index arrays, the strongly connected components of the graph of wins, by their
-    smallest item. Within a component all differences are finite; between components they are not determined.
-    """
-
-    def __init__(self, message: str, components: list[Indices]) -> None:
-        super().__init__(message)
-        self.components = components
-
-
 @dataclass(frozen=True, eq=False)
 class Optimum:
     """The minimiser of Eq. 8 and how well it is known.
 
     log_p: (n,), normalised. omega: (n,), mean 0. loss: Eq. 7 and divergence: Eq. 8, in nats per comparison.
     newton_step: the certificate, the largest component of the last undamped Newton step in omega plus a bound of
-    what rounding may hide of it (reference/rounding.py), in nats: omega is right to this.
+    what rounding may hide of it (reference/solvers/rounding.py), in nats: omega is right to this.
     gradient_norm: max_i |dF / d omega_i| / comparisons of i. iterations: Newton steps.
     """
 

@@ -11,9 +11,10 @@ from scipy import sparse
 from reference.annotators import Annotator
 from reference.arrays import finite_array, positive
 from reference.comparisons import check_preferences, pair_proposal
-from reference.laplacian import star_mesh
-from reference.optimum import NotIdentifiableError, strong_components
+from reference.errors import NotIdentifiableError
+from reference.optimum import strong_components
 from reference.pbde import PBDE, Array, check_normalized, normalize
+from reference.solvers.laplacian import star_mesh
 
 
 def recovered(annotator: Annotator, model: PBDE, measure: ArrayLike | None = None) -> Array:

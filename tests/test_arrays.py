@@ -22,17 +22,17 @@ from reference import (
     NotConvergedError,
     NotIdentifiableError,
     Population,
-    choices,
     covariance,
     methods,
     optimum,
-    policies,
     targets,
     win_matrix,
 )
-from reference.claims import CLAIMS, verify
-from reference.fit import Options, fit
-from reference.inference import resistances
+from reference import markov_chains as choices
+from reference import policy_gradient as policies
+from reference.claims.verify import CLAIMS, verify
+from reference.inference.covariance import resistances
+from reference.inference.fit import fit
 from tests.checks import CLOSED_FORM, SATURATED, SOLVED, assert_close
 
 LUCE, HALF, PROB = PBDE.luce(), np.log([0.5, 0.5]), np.array([[0.5, 0.75], [0.25, 0.5]])
@@ -129,23 +129,23 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         {"wins": WINS, "log_p_pre": np.zeros(2), "gamma": 1.0, "measure": VALUES},
     ),
     "reference.methods.rrhf": (methods.rrhf, {"wins": WINS, "lengths": VALUES, "measure": VALUES}),
-    "reference.choices.winner_density": (choices.winner_density, {"wins": WINS, "measure": VALUES}),
-    "reference.choices.temperature": (choices.temperature, {"log_p": HALF, "proposal": VALUES}),
-    "reference.choices.people_chain": (choices.people_chain, {"preference_prob": PROB, "transitions": PAIR}),
-    "reference.choices.stationary": (choices.stationary, {"chain": PAIR}),
-    "reference.choices.cycle_residual": (choices.cycle_residual, {"chain": PAIR}),
-    "reference.policies.log_policy": (policies.log_policy, {"logits": VALUES}),
-    "reference.policies.expected_reward": (policies.expected_reward, {"logits": VALUES, "reward": VALUES}),
-    "reference.policies.kl_objective": (
+    "reference.markov_chains.winner_density": (choices.winner_density, {"wins": WINS, "measure": VALUES}),
+    "reference.markov_chains.temperature": (choices.temperature, {"log_p": HALF, "proposal": VALUES}),
+    "reference.markov_chains.people_chain": (choices.people_chain, {"preference_prob": PROB, "transitions": PAIR}),
+    "reference.markov_chains.stationary": (choices.stationary, {"chain": PAIR}),
+    "reference.markov_chains.cycle_residual": (choices.cycle_residual, {"chain": PAIR}),
+    "reference.policy_gradient.log_policy": (policies.log_policy, {"logits": VALUES}),
+    "reference.policy_gradient.expected_reward": (policies.expected_reward, {"logits": VALUES, "reward": VALUES}),
+    "reference.policy_gradient.kl_objective": (
         policies.kl_objective,
         {"logits": VALUES, "reward": VALUES, "log_p_pre": HALF, "beta": 1.0},
     ),
-    "reference.policies.policy_gradient": (policies.policy_gradient, {"logits": VALUES, "reward": VALUES}),
-    "reference.policies.kl_gradient": (
+    "reference.policy_gradient.policy_gradient": (policies.policy_gradient, {"logits": VALUES, "reward": VALUES}),
+    "reference.policy_gradient.kl_gradient": (
         policies.kl_gradient,
         {"logits": VALUES, "reward": VALUES, "log_p_pre": HALF, "beta": 1.0},
     ),
-    "reference.policies.natural_gradient": (
+    "reference.policy_gradient.natural_gradient": (
         policies.natural_gradient,
         {"log_pi": HALF, "reward": VALUES, "log_p_pre": HALF, "beta": 1.0, "eta": 1.0},
     ),
@@ -206,7 +206,7 @@ BROKEN: dict[str, Callable[[Any], Any]] = {
 }
 FREE = {  # what a call may be given: ids of any kind, complex logits, arrays that fix n themselves
     *(
-        ("reference.policies." + name, "logits", "complex")
+        ("reference.policy_gradient." + name, "logits", "complex")
         for name in ("log_policy", "expected_reward", "kl_objective")
     ),
     *((name, "annotator", kind) for name in ("reference.Comparisons", "accel.annotator_types") for kind in BROKEN),
@@ -290,7 +290,7 @@ def test_hindsight_sees_winner_density(monkeypatch: pytest.MonkeyPatch) -> None:
     claim = [claim for claim in CLAIMS if claim.name == "hindsight"]
     assert verify(claim, 12, 8, 1)[0].holds
     right = choices.winner_density
-    monkeypatch.setattr("reference.estimands.winner_density", lambda wins: 1.01 * right(wins))
+    monkeypatch.setattr("reference.claims.methods.winner_density", lambda wins: 1.01 * right(wins))
     assert not verify(claim, 12, 8, 1)[0].holds
 
 
@@ -310,9 +310,7 @@ def test_contrasts_keep_their_digits(prior: float, far: bool) -> None:
     x_a, x_b, weight = [0, 1, 1], [1, 0, 2], [50, 50, 40]
     if far:
         x_a, x_b, weight = [*x_a, 2, 3], [*x_b, 3, 2], [*weight, 50, 50]
-    fitted = fit(
-        Comparisons(x_a, x_b, np.ones(len(x_a)), 4 if far else 3, weight=weight), LUCE, Options(prior=prior)
-    )
+    fitted = fit(Comparisons(x_a, x_b, np.ones(len(x_a)), 4 if far else 3, weight=weight), LUCE, prior=prior)
     for a, b in ((0, 1), (2, 3)) if far else ((0, 1),):
         assert fitted.contrasts is not None
         assert_close(np.sqrt(fitted.contrasts[a, b]), 0.2, SATURATED)

@@ -14,9 +14,9 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from reference import PBDE, optimum
-from reference.bridges import _entries, log_ratio, may_have_bridges, parts_of
-from reference.newton import STEP_ALLOWED, minimize
-from reference.pairs import Pairs
+from reference.solvers.bridges import _entries, log_ratio, may_have_bridges, parts_of
+from reference.solvers.newton import STEP_ALLOWED, minimize
+from reference.solvers.win_pairs import Pairs
 from tests.checks import assert_close
 
 Array = NDArray[np.float64]

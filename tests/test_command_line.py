@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from reference import PBDE, Comparisons
 from reference.__main__ import main
-from reference.claims import CLAIMS, Claim, verify
-from reference.fit import fit
+from reference.claims.verify import CLAIMS, Claim, verify
+from reference.command_line.report import json_line, number
+from reference.inference.fit import fit
 from reference.pbde import normalize
-from reference.report import json_line, number
-from reference.toy import Toy
+from reference.univariate import Toy
 from tests.checks import assert_close
 
 CITATIONS = str(Path(__file__).parents[1] / "reference" / "data" / "citations.csv")
@@ -323,7 +323,7 @@ def test_no_program_prints_another_json() -> None:
         for path in (root / room).rglob("*.py")
         if "json.dumps(" in path.read_text(encoding="utf-8")
     }
-    assert calls == {"reference/report.py", "lm/encoded.py"}
+    assert calls == {"reference/command_line/report.py", "lm/encoded.py"}
 
 
 def test_a_number_that_is_not_finite_is_null(
@@ -332,7 +332,7 @@ def test_a_number_that_is_not_finite_is_null(
     """In the line of `fit --json`, wherever it stands."""
     fitted = fit(Comparisons.from_csv(CITATIONS, weight="weight"), PBDE.luce())
     broken = replace(fitted, saturated=float("nan"), log_likelihood=-np.inf, log_nu=(float("nan"), 1.0))
-    monkeypatch.setattr("reference.__main__.fit", lambda *_: broken)
+    monkeypatch.setattr("reference.__main__.fit_with", lambda *_: broken)
     assert main(["fit", CITATIONS, "--weight", "weight", "--json"]) == 0
     record = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert [record["saturated"], record["log_likelihood"], record["log_nu"]] == [None, None, [None, 1.0]]

@@ -14,10 +14,10 @@ from scipy.stats import beta, binom
 
 from reference import Comparisons
 from reference.__main__ import main
-from reference.calibrate_annotators import ANNOTATOR_DESIGNS, judged, rejections
-from reference.diagnose import verdict_of
-from reference.exchangeability import LEAST, MOST, Exchangeability, _settled, exchangeable
-from reference.verdict import goodness_of_fit
+from reference.command_line.diagnose import verdict_of
+from reference.inference.calibration_annotators import ANNOTATOR_DESIGNS, judged, rejections
+from reference.inference.exchangeability import LEAST, MOST, Exchangeability, _settled, exchangeable
+from reference.inference.goodness_of_fit import goodness_of_fit
 from tests.checks import CLOSED_FORM, assert_close
 
 JUDGES = {  # wins of the first on the pairs 12 13 14 23 24 34, of so many: three judges of different sharpness

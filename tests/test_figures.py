@@ -24,7 +24,7 @@ from figures.numbers import Numbers, Panel, Settings, dips, load, peaks
 from figures.png import encode, quantize
 from reference import targets as closed_forms
 from reference.pbde import normalize
-from reference.toy import Toy
+from reference.univariate import Toy
 
 # Heights are published to four decimals (half a unit: 5e-5), some of them at a grid point and not at the top,
 # and the dips where two modes cross are corners, which a grid of step .05 misses by up to 1e-4.

@@ -13,8 +13,8 @@ from figures.fit import draw as draw_picture
 from figures.fit import win_rates
 from figures.numbers import load
 from reference import PBDE, Comparisons
-from reference.calibrate import draw
-from reference.fit import fit
+from reference.inference.calibration import draw
+from reference.inference.fit import fit
 from tests.checks import CLOSED_FORM, SOLVED, assert_close
 
 
@@ -120,7 +120,7 @@ def test_intervals_that_reach_down_to_nothing(lengths: str, tmp_path: Path) -> N
 
 def test_without_standard_errors_no_interval_is_promised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the limit of the covariance the axis names the density alone, and the picture is drawn."""
-    monkeypatch.setattr("reference.fit.COVARIANCE_LIMIT", 5)
+    monkeypatch.setattr("reference.inference.fit.COVARIANCE_LIMIT", 5)
     path = written(tmp_path / "games.csv", 6, 9)
     assert main(["fit", str(path), "--weight", "times", "--bootstrap", "0", "--out", str(tmp_path)]) == 0
     numbers = load("fit", tmp_path)

@@ -14,11 +14,12 @@ from scipy.stats import binom
 
 from reference import PBDE, Comparisons, NotConvergedError, NotIdentifiableError, covariance, optimum
 from reference.__main__ import main
-from reference.calibrate import draw
-from reference.davidson import NoFiniteFitError, PairCounts, davidson, log_probabilities
-from reference.diagnose import diagnose
-from reference.fit import Options, among, fit, partial_order
-from reference.inference import squared_residuals
+from reference.command_line.diagnose import diagnose
+from reference.errors import NoFiniteFitError
+from reference.inference.calibration import draw
+from reference.inference.covariance import squared_residuals
+from reference.inference.davidson import PairCounts, davidson, log_probabilities
+from reference.inference.fit import FitOptions, among, fit, partial_order
 from tests.checks import CLOSED_FORM, REFERENCE_SOLVER, SOLVED, assert_close
 from tests.strategies import counts, models
 
@@ -52,7 +53,7 @@ def test_a_prior_is_a_ghost_item(data: st.DataObject, n: int, prior: float) -> N
     """The maximum of the likelihood with `prior` wins and losses of every item against one more item."""
     wins = data.draw(counts(n)) * (np.arange(n)[:, None] < np.arange(n))  # not strongly connected without it
     assume(wins.sum() > 0)
-    fitted = fit(of_wins(wins), PBDE.luce(), Options(prior=prior))
+    fitted = fit(of_wins(wins), PBDE.luce(), prior=prior)
 
     def loss(ends: np.ndarray) -> float:
         margins = ends[:, None] - ends[None, :]
@@ -91,7 +92,7 @@ def test_the_error_names_the_cure_and_the_cure_works() -> None:
     wins = np.array([[0.0, 3, 2], [0, 0, 2], [0, 1, 0]])
     with pytest.raises(NotIdentifiableError, match=r"--prior 0\.5"):
         fit(of_wins(wins), PBDE.luce())
-    fitted = fit(of_wins(wins), PBDE.luce(), Options(prior=0.5))
+    fitted = fit(of_wins(wins), PBDE.luce(), prior=0.5)
     assert np.isfinite(fitted.log_p).all()
     assert fitted.log_p[0] == fitted.log_p.max()
 
@@ -101,7 +102,7 @@ def test_the_sandwich_is_the_outer_product_of_scores(data: st.DataObject, n: int
     """L^+ (sum of g g^T) L^+ with one score g a comparison, written out."""
     wins = data.draw(counts(n))
     comparisons = of_wins(wins)
-    plain, robust = fit(comparisons, PBDE.luce()), fit(comparisons, PBDE.luce(), Options(robust=True))
+    plain, robust = fit(comparisons, PBDE.luce()), fit(comparisons, PBDE.luce(), robust=True)
     meat = np.zeros((n, n))
     for i, j in zip(*np.nonzero(wins), strict=True):
         score = np.zeros(n)
@@ -118,7 +119,7 @@ def test_the_sandwich_is_the_outer_product_of_scores(data: st.DataObject, n: int
 def test_robust_errors_agree_where_the_rule_is_right() -> None:
     """Twenty thousand comparisons of one Luce annotator: the two kinds of error differ by a few per cent."""
     _, comparisons = draw(np.triu(np.full((8, 8), 700.0), 1), np.random.default_rng(3))
-    plain, robust = fit(comparisons, PBDE.luce()), fit(comparisons, PBDE.luce(), Options(robust=True))
+    plain, robust = fit(comparisons, PBDE.luce()), fit(comparisons, PBDE.luce(), robust=True)
     ratio = robust.se_log_p / plain.se_log_p
     assert 0.9 < ratio.min() <= ratio.max() < 1.1
     residuals = squared_residuals(comparisons, plain.omega)
@@ -142,9 +143,9 @@ def test_predictions_of_the_citations() -> None:
 def test_a_tiny_prior_changes_no_standard_error(robust: bool) -> None:
     """The ghost is then known to 1e7 nats and more, the items as well as without it."""
     comparisons = Comparisons.from_csv(CITATIONS, weight="weight")
-    without = fit(comparisons, PBDE.luce(), Options(robust=robust))
+    without = fit(comparisons, PBDE.luce(), robust=robust)
     for prior in (1e-15, 1e-300):
-        fitted = fit(comparisons, PBDE.luce(), Options(prior=prior, robust=robust))
+        fitted = fit(comparisons, PBDE.luce(), prior=prior, robust=robust)
         assert_close(fitted.se_log_p, without.se_log_p, SOLVED)
         assert_close(fitted.se_omega, without.se_omega, SOLVED)
 
@@ -156,7 +157,7 @@ def test_davidsons_covariance_is_not_given_in_rounding(bridge: float) -> None:
     weight = np.repeat([1.0, 1.0, bridge], 3)
     comparisons = Comparisons(x_a, x_b, np.array(y), weight=weight, n=4)
     with pytest.raises(NotConvergedError):
-        fit(comparisons, PBDE.luce(), Options(ties="davidson"))
+        fit(comparisons, PBDE.luce(), ties="davidson")
 
 
 @given(st.data(), st.integers(2, 5))
@@ -236,9 +237,9 @@ def test_davidson_without_a_finite_fit(wins: list[list[float]], ties: list[list[
     """Refused by a linear program, with the cures named; a prior cures what ties can cure."""
     comparisons = of_wins(np.array(wins, dtype=float), np.array(ties, dtype=float))
     with pytest.raises(NoFiniteFitError, match=message):
-        fit(comparisons, PBDE.luce(), Options("davidson"))
+        fit(comparisons, PBDE.luce(), ties="davidson")
     if np.sum(ties) and np.sum(wins):
-        fitted = fit(comparisons, PBDE.luce(), Options("davidson", prior=0.5))
+        fitted = fit(comparisons, PBDE.luce(), ties="davidson", prior=0.5)
         assert fitted.log_nu is not None
         assert np.isfinite(fitted.log_p).all()
 
@@ -296,7 +297,7 @@ def test_the_partial_order_never_contradicts_a_win(data: st.DataObject, n: int) 
 def test_wrong_options(fields: dict[str, object], message: str) -> None:
     """Each with its own rule."""
     with pytest.raises(ValueError, match=message):
-        Options(**fields)  # type: ignore[arg-type]
+        FitOptions(**fields)  # type: ignore[arg-type]
 
 
 def of_two(won: float, lost: float, tied: float = 0.0) -> Comparisons:
@@ -338,7 +339,7 @@ def test_the_factor_that_diagnose_names_is_the_intervals(won: int, lost: int) ->
     p = np.exp(fitted.log_p)
     factor = np.maximum(p / low, high / p)
     assert_close(np.exp(fitted.log_factor()), factor, SOLVED)
-    said = diagnose(data, PBDE.luce(), Options(), None).determined
+    said = diagnose(data, PBDE.luce(), FitOptions(), None).determined
     best, least = np.argmin(factor), np.argmax(factor)
     assert f"within a factor of {factor[best]:.3g} ({best}) to a factor of {factor[least]:.3g} ({least})" in said
 
@@ -396,7 +397,7 @@ def test_ties_alone_leave_doubt() -> None:
 def test_a_ghosts_comparisons_are_coins_beside_ties() -> None:
     """A prior far stronger than the data: the standard errors are those of its own comparisons."""
     wins, ties = np.array([[0.0, 1, 0], [1, 0, 1], [0, 1, 0]]), np.array([[0.0, 1, 0], [0, 0, 1], [0, 0, 0]])
-    plain, tied = (fit(data, PBDE.luce(), Options(prior=1e4)) for data in (of_wins(wins), of_wins(wins, ties)))
+    plain, tied = (fit(data, PBDE.luce(), prior=1e4) for data in (of_wins(wins), of_wins(wins, ties)))
     assert_close(tied.se_omega, plain.se_omega, 1e-3, scale=float(plain.se_omega.max()))
 
 

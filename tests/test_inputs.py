@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from reference import PBDE, Annotator, Comparisons, Population, optimum, targets, win_matrix
+from reference.comparison_files import read_lengths
 from reference.comparisons import draw_pairs
 from reference.pbde import log_mass, normalize
-from reference.reading import read_lengths
 from tests.checks import CLOSED_FORM, SOLVED, assert_close
 from tests.strategies import arrays, log_densities, models, proposals, sizes
 

@@ -15,23 +15,15 @@ from scipy import sparse
 from scipy.optimize import linprog
 from scipy.special import expit
 
-from reference import (
-    PBDE,
-    Annotator,
-    NotConvergedError,
-    NotIdentifiableError,
-    Population,
-    hinge,
-    targets,
-    win_matrix,
-)
-from reference.choices import cycle_residual, people_chain, stationary, temperature, winner_density
-from reference.estimands import draw_transitions, linearized_gain
-from reference.hinge import Hinges, _certified, hinge_minimum
+from reference import PBDE, Annotator, NotConvergedError, NotIdentifiableError, Population, targets, win_matrix
+from reference.claims.methods import draw_transitions, linearized_gain
+from reference.markov_chains import cycle_residual, people_chain, stationary, temperature, winner_density
 from reference.methods import Minimum, dpo, ilhf, reward, rrhf, rso, slic_hf
 from reference.pbde import log_mass, normalize
-from reference.policies import expected_reward, kl_gradient, kl_objective, natural_gradient, policy_gradient
-from reference.toy import Toy
+from reference.policy_gradient import expected_reward, kl_gradient, kl_objective, natural_gradient, policy_gradient
+from reference.solvers import hinge
+from reference.solvers.hinge import Hinges, _certified, hinge_minimum
+from reference.univariate import Toy
 from tests.checks import CLOSED_FORM, MINIMISER, MINIMUM, SOLVED, assert_close
 from tests.strategies import arrays, counts, log_densities, models, proposals, sizes
 

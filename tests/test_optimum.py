@@ -27,12 +27,12 @@ from reference import (
     targets,
     win_matrix,
 )
-from reference.inference import grounded_covariance, omega_covariance
-from reference.laplacian import star_mesh
-from reference.newton import curvatures
-from reference.pairs import Pairs, summary
+from reference.inference.covariance import grounded_covariance, omega_covariance
 from reference.pbde import normalize
-from reference.toy import Toy
+from reference.solvers.laplacian import star_mesh
+from reference.solvers.newton import curvatures
+from reference.solvers.win_pairs import Pairs, summary
+from reference.univariate import Toy
 from tests.checks import CLOSED_FORM, SATURATED, SOLVED, assert_close
 from tests.strategies import arrays, counts, log_densities, models, proposals, sizes
 

@@ -21,7 +21,7 @@ from accel.mlp import mlp_init
 from accel.models import MLP, LatentMixture, Tabular, distinct, log_density
 from accel.train import Result, evaluate, train
 from reference import PBDE, Annotator, Population, optimum, targets, win_matrix
-from reference.toy import Toy
+from reference.univariate import Toy
 from tests.checks import CLOSED_FORM, TRAINED, assert_close
 
 Array = NDArray[Any]

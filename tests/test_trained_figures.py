@@ -19,7 +19,7 @@ from figures.numbers import Extremum, Settings, dips, load, peaks
 from figures.training import Problem, distances_to, draw_different, exactly
 from reference import PBDE, optimum, win_matrix
 from reference.pbde import log_mass
-from reference.toy import Toy
+from reference.univariate import Toy
 from tests.checks import CLOSED_FORM, EPS32, FLOAT32_STORED, assert_close
 
 SMALL = ["--ops", "numpy", "--steps", "3"]

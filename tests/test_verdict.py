@@ -16,14 +16,14 @@ from scipy.stats import binom, chi2
 
 from reference import PBDE, Annotator, Comparisons, Population, optimum
 from reference.__main__ import main
-from reference.calibrate import DESIGNS, calibrate, draw
-from reference.deviance import deviance, expected_deviance, moments
-from reference.fit import fit
-from reference.hodge import cyclic_share, potentials, worst_triangles
-from reference.laplacian import NotConvergedError
+from reference.errors import NotConvergedError
+from reference.inference.calibration import DESIGNS, calibrate, draw
+from reference.inference.deviance import deviance, expected_deviance, moments
+from reference.inference.fit import fit
+from reference.inference.goodness_of_fit import goodness_of_fit
+from reference.inference.hodge_rank import cyclic_share, potentials, worst_triangles
+from reference.inference.refit import BATCH_ITEMS, Decisive, refit
 from reference.pbde import normalize
-from reference.refit import BATCH_ITEMS, Decisive, refit
-from reference.verdict import goodness_of_fit
 from tests.checks import CLOSED_FORM, SOLVED, assert_close
 from tests.strategies import arrays, counts
 from tests.test_fit import of_wins
@@ -108,7 +108,7 @@ def test_the_sparse_route_is_the_dense_one(monkeypatch: pytest.MonkeyPatch) -> N
     design = Decisive.of(comparisons)
     won = np.random.default_rng(1).binomial(4, 0.5, (5, len(design.i))).astype(float)
     dense = refit(design, won)
-    monkeypatch.setattr("reference.refit.BATCH_ITEMS", 2)
+    monkeypatch.setattr("reference.inference.refit.BATCH_ITEMS", 2)
     alone = refit(design, won)
     assert BATCH_ITEMS > 2
     for left, right in zip(dense, alone, strict=True):
@@ -283,7 +283,7 @@ def test_large_graphs_by_conjugate_gradients(monkeypatch: pytest.MonkeyPatch) ->
     total = rng.integers(1, 5, len(i)).astype(float)
     won = rng.binomial(total.astype(int), 0.5, (4, len(i))).astype(float)
     factored = cyclic_share(i, j, total, won, 30)
-    monkeypatch.setattr("reference.hodge.FACTORED_ITEMS", 5)
+    monkeypatch.setattr("reference.inference.hodge_rank.FACTORED_ITEMS", 5)
     assert_close(cyclic_share(i, j, total, won, 30), factored, 1e-7)
 
 
@@ -346,7 +346,7 @@ def test_the_share_does_not_take_the_verdict_with_it(monkeypatch: pytest.MonkeyP
     def missed(*_: object) -> None:
         raise NotConvergedError("missed")
 
-    monkeypatch.setattr("reference.verdict.cyclic_share", missed)
+    monkeypatch.setattr("reference.inference.goodness_of_fit.cyclic_share", missed)
     alone = goodness_of_fit(comparisons)
     assert np.isnan(alone.cyclic_share)
     assert (alone.statistic, alone.p_value) == (whole.statistic, whole.p_value)

@@ -15,8 +15,8 @@ from scipy.sparse.csgraph import connected_components
 
 from reference.annotators import Indices
 from reference.comparisons import Comparisons
-from reference.fit import Fit, Options
-from reference.verdict import GoodnessOfFit
+from reference.inference.fit import Fit, FitOptions
+from reference.inference.goodness_of_fit import GoodnessOfFit
 
 SHOWN = 30  # items of a graph that the table prints; --json and --csv give all
 MISSING = (
@@ -57,7 +57,7 @@ def number(value: float, decimals: int, width: int) -> str:
     return f"{next(form for form in forms if len(form) < width):>{width}}"
 
 
-def heading(group: str, graph: Comparisons, options: Options | None = None) -> str:
+def heading(group: str, graph: Comparisons, options: FitOptions | None = None) -> str:
     """What the graph holds, in one sentence."""
     total = float(np.asarray(graph.weight).sum())
     rule = "with a parameter of their own" if options and options.ties == "davidson" else "as half a win each"
@@ -94,14 +94,14 @@ def remarks(graph: Comparisons) -> list[str]:
     ]
 
 
-def print_heading(group: str, graph: Comparisons, options: Options | None = None) -> None:
+def print_heading(group: str, graph: Comparisons, options: FitOptions | None = None) -> None:
     """The heading, and how its comparisons were read."""
     print(paragraph(heading(group, graph, options)))
     for line in reading_lines(graph):
         print(paragraph(line, "  "))
 
 
-def print_graph(group: str, graph: Comparisons, fitted: Fit, options: Options) -> None:
+def print_graph(group: str, graph: Comparisons, fitted: Fit, options: FitOptions) -> None:
     """The graph's table, the most preferred item first."""
     print_heading(group, graph, options)
     print(

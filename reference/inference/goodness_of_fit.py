@@ -35,11 +35,11 @@ from scipy.sparse import coo_array
 from scipy.stats import chi2
 
 from reference.comparisons import Comparisons
-from reference.deviance import moments
-from reference.hodge import Triangle, cyclic_share, worst_triangles
-from reference.laplacian import NotConvergedError
+from reference.errors import NotConvergedError
+from reference.inference.deviance import moments
+from reference.inference.hodge_rank import Triangle, cyclic_share, worst_triangles
+from reference.inference.refit import BATCH_ENTRIES, Decisive, Refits, refit
 from reference.pbde import Array
-from reference.refit import BATCH_ENTRIES, Decisive, Refits, refit
 
 SMALL_CELL = 5.0  # expected wins or losses below this spoil the moments' law ...
 SMALL_SHARE = 0.2  # ... of pairs, where more than this share of them has such a cell (Cochran 1954),
@@ -56,7 +56,7 @@ class GoodnessOfFit:
     comparisons: decisive ones; ties: weight left out; pairs: E. statistic: G^2; df: its degrees of freedom, of
     the parts that have a finite fit; cycles: E - n + C. surplus: G^2 beyond what one annotator would show.
     small_cells: the share of pairs with an expected count below 5. replicates: of the bootstrap that gave p_value;
-    0 where the chi-squared law did. p_value: NaN where df = 0. cyclic_share: of 2 p - 1 (reference/hodge.py), and
+    0 where the chi-squared law did. p_value: NaN where df = 0. cyclic_share: of 2 p - 1 (`hodge_rank.py`), and
     its median over data simulated from the fit, NaN without simulation. finite: whether the decisive comparisons
     have a finite fit; where not, the supremum of the likelihood stands in. triangles: the least consistent.
     repeated: pairs compared more than once that have a finite fit; carried: the df that these have, on which the

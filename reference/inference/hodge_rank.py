@@ -18,8 +18,9 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import splu
 
 from reference.annotators import Indices
-from reference.laplacian import NotConvergedError, conjugate_gradients
+from reference.errors import NotConvergedError
 from reference.pbde import Array
+from reference.solvers.laplacian import conjugate_gradients
 
 FACTORED_ITEMS = 2000  # graphs up to this size are factorised ...
 TOLERANCE = 1e-9  # ... of larger ones the mean surplus of a flow at each item is brought down to this

@@ -8,13 +8,13 @@ from scipy.optimize import linprog
 
 from reference import targets
 from reference.annotators import Annotator, Population
-from reference.cases import FORMULA, SOLVED, Claim, Formula, draw_density, draw_proposal
-from reference.choices import cycle_residual, people_chain, stationary, temperature, winner_density
+from reference.claims.claim import FORMULA, SOLVED, Claim, Formula, draw_density, draw_proposal
 from reference.comparisons import win_matrix
-from reference.hinge import GAP_ALLOWED
+from reference.markov_chains import cycle_residual, people_chain, stationary, temperature, winner_density
 from reference.methods import dpo, ilhf, reward, rrhf, rso, slic_hf
 from reference.pbde import PBDE, Array, normalize
-from reference.policies import kl_gradient, kl_objective, natural_gradient
+from reference.policy_gradient import kl_gradient, kl_objective, natural_gradient
+from reference.solvers.hinge import GAP_ALLOWED
 
 HINGE_N = 8  # outcomes at most, where a linear program checks a hinge loss
 STEP = 1e-30  # of a complex step: imag(f(x + i STEP v)) / STEP is f'(x) v to the last digit

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from reference.source import Columns, Row, Source, Table
+from reference.comparison_columns import Columns, Row, Source, Table
 
 JSON_LINES = (".jsonl", ".ndjson")  # files with these names hold a JSON object a line, all others CSV
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from reference.arrays import integer
-from reference.cases import Claim, Formula
-from reference.estimands import ESTIMANDS
-from reference.theorems import THEOREMS
+from reference.claims.claim import Claim, Formula
+from reference.claims.methods import ESTIMANDS
+from reference.claims.paper import THEOREMS
 
 __all__ = ["CLAIMS", "Claim", "Verdict", "verify"]
 

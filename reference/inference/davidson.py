@@ -19,17 +19,14 @@ from scipy.special import log_softmax, xlogy
 
 from reference.annotators import Indices
 from reference.comparisons import Comparisons
-from reference.inference import inverse
-from reference.laplacian import NotConvergedError, centred
+from reference.errors import NoFiniteFitError, NotConvergedError
+from reference.inference.covariance import inverse
 from reference.pbde import Array
+from reference.solvers.laplacian import centred
 
 STEP_ALLOWED = 1e-10  # the last Newton step in omega and theta, nats, or the rounding floor,
 FLOOR_LIMIT = 1e-8  # as long as the step that the rounding of the slope can cause is below this
 DIRECTION_LIMIT = 1e-7  # a direction of recession gains at least this much, or is rounding of the linear program
-
-
-class NoFiniteFitError(ValueError):
-    """Davidson's likelihood has no finite maximum for these wins and ties."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +89,7 @@ def saturated_log_likelihood(pairs: PairCounts) -> float:
 
 
 def davidson(pairs: PairCounts) -> DavidsonOptimum:
-    """The maximum of the likelihood, by Newton damped as in reference/newton.py.
+    """The maximum of the likelihood, by Newton damped as in reference/solvers/newton.py.
 
     NoFiniteFitError where there is no finite maximum; NotConvergedError where the certificate is missed.
     """

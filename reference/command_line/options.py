@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import os
-import re
-import sys
-from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
+from reference.comparison_columns import Columns, Default
+from reference.comparison_files import read_lengths
 from reference.comparisons import Comparisons
-from reference.exchangeability import Exchangeability, exchangeable
-from reference.fit import Options
-from reference.inference import COVARIANCE_LIMIT
-from reference.laplacian import NotConvergedError
+from reference.errors import NotConvergedError
+from reference.inference.covariance import COVARIANCE_LIMIT
+from reference.inference.exchangeability import Exchangeability, exchangeable
+from reference.inference.fit import FitOptions
+from reference.inference.goodness_of_fit import LEVEL, GoodnessOfFit, goodness_of_fit
 from reference.pbde import PBDE
-from reference.reading import read_lengths
-from reference.source import Columns, Default
-from reference.verdict import LEVEL, GoodnessOfFit, goodness_of_fit
 
 REPLICATES = 199  # of the bootstrap, unless it is asked for another number
 
@@ -99,13 +94,13 @@ def read_graphs(args: argparse.Namespace) -> dict[str, Comparisons]:
     return {"": Comparisons.from_csv(args.file, **vars(columns))}
 
 
-def fit_options(args: argparse.Namespace) -> Options:
+def fit_options(args: argparse.Namespace) -> FitOptions:
     """How to fit, of what was asked; ValueError where that contradicts itself or is out of range."""
     if (args.bootstrap or 0) < 0 or args.seed < 0:
         raise ValueError(f"--bootstrap and --seed must be >= 0, got {args.bootstrap or 0} and {args.seed}")
     if (args.pbde == "length") != (args.lengths is not None):
         raise ValueError("--pbde length and --lengths ITEMS.csv go together")
-    return Options("davidson" if args.ties == "davidson" else "half", args.prior, args.robust)
+    return FitOptions("davidson" if args.ties == "davidson" else "half", args.prior, args.robust)
 
 
 def model_of(args: argparse.Namespace, graph: Comparisons) -> PBDE:
@@ -153,33 +148,3 @@ def check_predicted(args: argparse.Namespace, graphs: dict[str, Comparisons]) ->
         if name not in known:
             raise ValueError(f"--predict: no item is named {name!r}; one of them is {min(known)!r}")
     raise ValueError(f"--predict: {args.predict[0]!r} and {args.predict[1]!r} are not in one graph")
-
-
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line on stderr, and in which words after a single dash are values."""
-
-    def __init__(self, *given: Any, **named: Any) -> None:
-        super().__init__(*given, **named)
-        # argparse takes what looks like a negative number for a value; -1,1,0 and an item named -x are values too,
-        # for all options but -h begin with two dashes
-        self._negative_number_matcher = re.compile(r"-[^-]")
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n")
-
-
-def package_version() -> str:
-    """The installed version, or "source" where nothing is installed."""
-    try:
-        return version("pbde")
-    except PackageNotFoundError:
-        return "source"
-
-
-def until_closed(program: Callable[[], int]) -> int:
-    """The exit status of `program`; 0 where the reader of its output has seen enough, as `head` does."""
-    try:
-        return program()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to be flushed to it
-        return 0

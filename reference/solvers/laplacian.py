@@ -13,11 +13,8 @@ from scipy import sparse
 from scipy.linalg import solve_triangular
 from scipy.sparse.linalg import splu
 
+from reference.errors import NotConvergedError
 from reference.pbde import Array
-
-
-class NotConvergedError(RuntimeError):
-    """A certificate was missed: no answer is better than a wrong one."""
 
 
 def conjugate_gradients(conductance: Any, b: Array, tolerance: Array, limit: int = 1000) -> Array:

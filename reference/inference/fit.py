@@ -13,8 +13,8 @@ from scipy.special import expit, log_expit
 from reference.annotators import Indices
 from reference.arrays import item
 from reference.comparisons import Comparisons
-from reference.davidson import PairCounts, davidson, log_probabilities, saturated_log_likelihood
-from reference.inference import (
+from reference.errors import NotConvergedError
+from reference.inference.covariance import (
     COVARIANCE_LIMIT,
     check_size,
     contrast_variances,
@@ -29,11 +29,12 @@ from reference.inference import (
     score_variance,
     squared_residuals,
 )
-from reference.laplacian import NotConvergedError, centred
-from reference.newton import curvatures
+from reference.inference.davidson import PairCounts, davidson, log_probabilities, saturated_log_likelihood
 from reference.optimum import check_wins, optimum, strong_components
-from reference.pairs import Pairs, summary
 from reference.pbde import PBDE, Array
+from reference.solvers.laplacian import centred
+from reference.solvers.newton import curvatures
+from reference.solvers.win_pairs import Pairs, summary
 
 PRIOR_LIMIT = 1e6  # ghost comparisons: beyond this nothing is left of any data
 NORMAL_95 = 1.959963984540054  # the .975 quantile of the standard normal
@@ -43,8 +44,8 @@ Ties = Literal["half", "davidson"]
 
 
 @dataclass(frozen=True)
-class Options:
-    """How to fit. ties: "half" a win each, or "davidson": a parameter fitted along (reference/davidson.py).
+class FitOptions:
+    """How to fit. ties: "half" a win each, or "davidson": a parameter fitted along (`davidson.py`).
 
     prior: this many wins and losses of every item against a ghost item; 0 for maximum likelihood.
     robust: standard errors by the sandwich, right where the choice rule is wrong. Without it they are those of
@@ -124,13 +125,50 @@ class Fit:
         return float(expit(margin)), float(expit(low)), float(expit(high))
 
 
-def fit(comparisons: Comparisons, model: PBDE, options: Options | None = None) -> Fit:
-    """The exact optimum of counted comparisons with its standard errors.
+def fit(
+    comparisons: Comparisons,
+    model: PBDE | None = None,
+    *,
+    ties: Ties = "half",
+    prior: float = 0.0,
+    robust: bool = False,
+) -> Fit:
+    """The exact optimum of observed comparisons, with its standard errors.
 
-    Raises as `optimum` does, and ValueError where all comparisons were ties, left out; NoFiniteFitError where
-    Davidson's model has no finite fit.
+    Parameters
+    ----------
+    comparisons : Comparisons
+        N comparisons of n items.
+    model : PBDE, optional
+        The choice rule; `PBDE.luce()` where it is left out.
+    ties : "half" or "davidson"
+        Half a win for each side, or a parameter for ties that is fitted along (Davidson 1970).
+    prior : float
+        So many wins and losses of every item against a ghost item; 0 is maximum likelihood.
+    robust : bool
+        Standard errors by the sandwich.
+
+    Returns
+    -------
+    Fit
+        Densities, log odds omega, their standard errors and intervals, predictions.
+
+    Raises
+    ------
+    NotIdentifiableError
+        The comparisons do not determine the optimum; `prior` > 0 does.
+    NotConvergedError
+        A certificate was missed.
+    NoFiniteFitError
+        Davidson's likelihood has no finite maximum.
+    ValueError
+        An option out of range, no comparisons, one item, or nothing but ties that were left out.
     """
-    options = Options() if options is None else options
+    return fit_with(comparisons, PBDE.luce() if model is None else model, FitOptions(ties, prior, robust))
+
+
+def fit_with(comparisons: Comparisons, model: PBDE, options: FitOptions) -> Fit:
+    """`fit` with its keyword arguments in one."""
     wins = comparisons.wins()
     if comparisons.ties_left_out and not wins.nnz:
         raise ValueError(
@@ -159,7 +197,7 @@ def _deviations(covariance: Array) -> Array:
     return np.asarray(np.sqrt(np.maximum(np.diag(covariance), 0.0)))
 
 
-def _fit_luce(comparisons: Comparisons, wins: Any, model: PBDE, options: Options) -> dict[str, Any]:
+def _fit_luce(comparisons: Comparisons, wins: Any, model: PBDE, options: FitOptions) -> dict[str, Any]:
     n = comparisons.n
     fitted = with_ghost(wins, options.prior) if options.prior else wins
     found = optimum(fitted, PBDE.luce())
@@ -190,7 +228,7 @@ def _fit_luce(comparisons: Comparisons, wins: Any, model: PBDE, options: Options
     }
 
 
-def _fit_davidson(comparisons: Comparisons, wins: Any, model: PBDE, options: Options) -> dict[str, Any]:
+def _fit_davidson(comparisons: Comparisons, wins: Any, model: PBDE, options: FitOptions) -> dict[str, Any]:
     check_size(wins)
     observed = PairCounts.of(comparisons)
     found = davidson(observed.with_ghost(options.prior) if options.prior else observed)

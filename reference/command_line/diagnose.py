@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reference.command_line.report import shortened, triangle_text, untestable
 from reference.comparisons import Comparisons
-from reference.davidson import NoFiniteFitError
-from reference.exchangeability import Exchangeability
-from reference.fit import Fit, Options, fit, partial_order
-from reference.optimum import NotIdentifiableError, check_wins, strong_components
+from reference.errors import NoFiniteFitError, NotIdentifiableError
+from reference.inference.exchangeability import Exchangeability
+from reference.inference.fit import Fit, FitOptions, fit_with, partial_order
+from reference.inference.goodness_of_fit import GoodnessOfFit
+from reference.optimum import check_wins, strong_components
 from reference.pbde import PBDE
-from reference.report import shortened, triangle_text, untestable
-from reference.verdict import GoodnessOfFit
 
 LEVEL = 0.05  # of all tests of one annotator together
 WORDS = ((0.001, "very strong"), (0.01, "strong"), (0.05, "moderate"), (0.1, "weak"), (np.inf, "no"))
@@ -52,7 +52,7 @@ class Diagnosis:
 def diagnose(
     graph: Comparisons,
     model: PBDE,
-    options: Options,
+    options: FitOptions,
     verdict: GoodnessOfFit | None,
     untested: str = "",
     between: Exchangeability | None = None,
@@ -62,7 +62,7 @@ def diagnose(
     labels = graph.labels or tuple(map(str, range(graph.n)))
     fitted: Fit | None = None
     try:
-        fitted = fit(graph, model, options)
+        fitted = fit_with(graph, model, options)
         determined = _determined(graph, fitted, options, labels)
     except NotIdentifiableError:
         determined = _undetermined(graph, labels)
@@ -94,7 +94,7 @@ def _p_values(verdict: GoodnessOfFit | None, between: Exchangeability | None) ->
     return [p for p in found if not np.isnan(p)]
 
 
-def _determined(graph: Comparisons, fitted: Fit, options: Options, labels: Sequence[str]) -> str:
+def _determined(graph: Comparisons, fitted: Fit, options: FitOptions, labels: Sequence[str]) -> str:
     counted = f"({np.asarray(graph.weight).sum():g} comparisons of {graph.n} items)"
     text = f"Yes: every item wins against every other, directly or through others {counted}."
     if len(strong_components(check_wins(graph.wins()))) > 1:

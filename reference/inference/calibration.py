@@ -9,10 +9,10 @@ import numpy as np
 from tqdm import tqdm
 
 from reference.comparisons import Comparisons
-from reference.fit import NORMAL_95, fit
-from reference.optimum import NotIdentifiableError
+from reference.errors import NotIdentifiableError
+from reference.inference.fit import NORMAL_95, fit
+from reference.inference.goodness_of_fit import goodness_of_fit
 from reference.pbde import PBDE, Array
-from reference.verdict import goodness_of_fit
 
 LEVEL = 0.05
 

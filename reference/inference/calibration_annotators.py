@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from reference.annotators import Indices
 from reference.comparisons import Comparisons
-from reference.exchangeability import exchangeable
+from reference.inference.exchangeability import exchangeable
 from reference.pbde import Array
 
 LEVEL = 0.05

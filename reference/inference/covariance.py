@@ -20,10 +20,11 @@ from scipy.linalg.lapack import dpocon
 from scipy.special import expit, logsumexp
 
 from reference.comparisons import Comparisons
-from reference.laplacian import NotConvergedError, grounded_inverse
-from reference.newton import curvatures
+from reference.errors import NotConvergedError
 from reference.optimum import Optimum, check_wins
 from reference.pbde import PBDE, Array, log_weights
+from reference.solvers.laplacian import grounded_inverse
+from reference.solvers.newton import curvatures
 
 COVARIANCE_LIMIT = 5000  # items: an (n, n) array of 200 MB, and n^3 multiplications
 DIGITS_LEFT = 1e-6  # of two variances: a difference of them above it has some nine digits

@@ -30,9 +30,9 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import xlogy
 
 from reference.annotators import Indices
-from reference.cuts import FEASIBLE, cutting_planes
-from reference.laplacian import NotConvergedError
+from reference.errors import NotConvergedError
 from reference.pbde import PBDE, Array, log_weights
+from reference.solvers.cuts import FEASIBLE, cutting_planes
 
 GAP_ALLOWED = 1e-6  # of a minimum, relative to 1 + |loss|
 GAP_AIMED = 1e-13  # where the interior-point method stops, if rounding lets it come that far

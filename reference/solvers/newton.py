@@ -12,7 +12,7 @@ which keeps its digits where curvatures span dozens of decades.
 
 The certificate is d itself, gradient over curvature, at the end of the undamped iteration; beside it stands
 the floor: the d that the rounding of the flows alone would cause, solved for in the same network. What is
-reported is |d| plus a bound of what rounding may hide of it (reference/rounding.py).
+reported is |d| plus a bound of what rounding may hide of it (reference/solvers/rounding.py).
 """
 
 from __future__ import annotations
@@ -25,17 +25,11 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 
-from reference.laplacian import (
-    NotConvergedError,
-    centred,
-    conjugate_gradients,
-    factorization,
-    star_mesh,
-    star_mesh_bound,
-)
-from reference.pairs import Pairs, summary
+from reference.errors import NotConvergedError
 from reference.pbde import Array
-from reference.rounding import EPS, TIGHT, largest_response, node_response, of_omega, summation
+from reference.solvers.laplacian import centred, conjugate_gradients, factorization, star_mesh, star_mesh_bound
+from reference.solvers.rounding import EPS, TIGHT, largest_response, node_response, of_omega, summation
+from reference.solvers.win_pairs import Pairs, summary
 
 STEP_ALLOWED = 1e-11  # a certified Newton step, in nats of omega ...
 FLOORS_ALLOWED = 8  # ... or this many times the step that the rounding of the flows alone would cause,

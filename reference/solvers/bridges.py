@@ -21,11 +21,11 @@ from scipy import sparse
 from scipy.sparse.csgraph import breadth_first_order
 
 from reference.annotators import Indices
-from reference.laplacian import centred
-from reference.newton import minimize
-from reference.pairs import Pairs
 from reference.pbde import Array
-from reference.rounding import EPS, of_omega
+from reference.solvers.laplacian import centred
+from reference.solvers.newton import minimize
+from reference.solvers.rounding import EPS, of_omega
+from reference.solvers.win_pairs import Pairs
 
 
 class Parts(NamedTuple):

@@ -14,7 +14,7 @@ N(0, m). The log-likelihood ratio of these two is a constant plus S^2 tau^2 v / 
 = 1, v = 1/4. It also sees two opposite halves, which cancel in every pooled win rate.
 
 The p-value of B permutations is (1 + exceedances) / (B + 1). B is doubled until the 99.9 % interval of Clopper and
-Pearson leaves the level out, and is MOST at most. How often it rejects: reference/calibrate_annotators.py.
+Pearson leaves the level out, and is MOST at most. How often it rejects: `calibration_annotators.py`.
 """
 
 from __future__ import annotations

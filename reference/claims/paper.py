@@ -8,9 +8,10 @@ from scipy.special import expit
 
 from reference import targets
 from reference.annotators import Annotator, Population
-from reference.cases import FORMULA, SOLVED, Claim, Formula, draw_density, draw_model, draw_proposal
+from reference.claims.claim import FORMULA, SOLVED, Claim, Formula, draw_density, draw_model, draw_proposal
 from reference.comparisons import win_matrix
-from reference.optimum import NotIdentifiableError, optimum
+from reference.errors import NotIdentifiableError
+from reference.optimum import optimum
 from reference.pbde import PBDE, Array, log_mass, normalize
 
 

@@ -15,13 +15,13 @@ from tqdm import tqdm
 
 from reference.annotators import Indices
 from reference.comparisons import Comparisons
-from reference.deviance import deviance, expected_deviance
-from reference.hodge import potentials
-from reference.laplacian import NotConvergedError
-from reference.newton import minimize
+from reference.errors import NotConvergedError
+from reference.inference.deviance import deviance, expected_deviance
+from reference.inference.hodge_rank import potentials
 from reference.optimum import strong_components
-from reference.pairs import Pairs
 from reference.pbde import Array
+from reference.solvers.newton import minimize
+from reference.solvers.win_pairs import Pairs
 
 BATCH_ITEMS = 128  # graphs up to this size are refitted in dense batches
 BATCH_ENTRIES = 4_000_000  # of a batch's largest array
@@ -182,7 +182,7 @@ def _omegas(data: Decisive, won: Array, label: Indices, inside: Array, start: Ar
 
 
 def _newton(data: Decisive, won: Array, label: Indices, inside: Array, start: Array) -> Array:
-    """omega (B, n) of B data sets, Newton damped as in reference/newton.py, from probabilities start (B, E).
+    """omega (B, n) of B data sets, Newton damped as in `solvers/newton.py`, from probabilities start (B, E).
 
     Adding the same for every two items of one component makes each Laplacian positive definite, and changes no
     step: slopes sum to 0 over a component. It is as large as the curvatures: huge counts would round it away.

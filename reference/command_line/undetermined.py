@@ -10,18 +10,25 @@ from typing import Any
 import numpy as np
 
 from reference.annotators import Indices
+from reference.command_line.report import (
+    SHOWN,
+    item_records,
+    json_line,
+    number,
+    paragraph,
+    print_heading,
+    shortened,
+)
 from reference.comparisons import Comparisons
-from reference.davidson import NoFiniteFitError
-from reference.fit import Options, among, fit, partial_order, restricted
-from reference.laplacian import NotConvergedError
+from reference.errors import NoFiniteFitError, NotConvergedError
+from reference.inference.fit import FitOptions, among, fit_with, partial_order, restricted
 from reference.pbde import PBDE
-from reference.report import SHOWN, item_records, json_line, number, paragraph, print_heading, shortened
 
 FEW_PARTS = 5  # groups that are printed one by one; of more, the largest
 
 
 def report_undetermined(
-    group: str, graph: Comparisons, model: PBDE, options: Options, as_json: bool
+    group: str, graph: Comparisons, model: PBDE, options: FitOptions, as_json: bool
 ) -> list[list[Any]]:
     """What a graph determines that has no finite optimum: its groups, who always won, densities within.
 
@@ -66,14 +73,14 @@ def report_undetermined(
 
 
 def _within(
-    graph: Comparisons, part: Indices, model: PBDE, options: Options
+    graph: Comparisons, part: Indices, model: PBDE, options: FitOptions
 ) -> tuple[list[dict[str, Any]], str | None]:
     """The records of a part's items, fitted by themselves, none for a single item; and why there are none."""
     if len(part) == 1:
         return [], None
     inside = among(graph, part)
     try:
-        fitted = fit(inside, restricted(model, part, graph.n), replace(options, ties="half"))
+        fitted = fit_with(inside, restricted(model, part, graph.n), replace(options, ties="half"))
     except (ValueError, NotConvergedError) as error:
         return [], str(error)
     return item_records(fitted, inside.labels or ()), None

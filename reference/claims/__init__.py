@@ -1,0 +1,1 @@
+"""Every claim of the paper as a check, and `verify`, which runs them."""

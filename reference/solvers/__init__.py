@@ -1,0 +1,1 @@
+"""The solvers behind the exact optima, each with a certificate."""
