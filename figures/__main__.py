@@ -20,20 +20,20 @@ from matplotlib.figure import Figure
 from accel.checkpoint import whole_file
 from accel.minimize import DivergedError
 from figures import (
-    annotators,
-    dpo,
-    dpo_kl,
-    fit,
-    geometric,
-    heatmap,
-    ipo,
-    latent,
-    lengths,
-    reward,
-    reward_log,
-    slic,
+    a2_ipo,
+    a2_slic,
+    a3_latent,
+    exact_targets,
+    fig1_reward,
+    fig2_dpo,
+    fig3_dpo_kl,
+    fig4_heatmap,
+    fig5_misspecified,
+    fig6_lengths,
+    fig7_reward_log,
+    fig8_geometric,
+    own_comparisons,
     style,
-    targets,
 )
 from figures.numbers import Numbers, Panel, PresetName, Proposal, Settings, load, read_from, save
 from reference import NotConvergedError
@@ -55,17 +55,17 @@ class FigureModule(Protocol):
 
 
 FIGURES: dict[str, FigureModule] = {
-    "targets": targets,
-    "reward": reward,
-    "reward-log": reward_log,
-    "dpo": dpo,
-    "dpo-kl": dpo_kl,
-    "geometric": geometric,
-    "annotators": annotators,
-    "latent": latent,
-    "heatmap": heatmap,
-    "slic": slic,
-    "ipo": ipo,
+    "targets": exact_targets,
+    "reward": fig1_reward,
+    "reward-log": fig7_reward_log,
+    "dpo": fig2_dpo,
+    "dpo-kl": fig3_dpo_kl,
+    "geometric": fig8_geometric,
+    "annotators": fig5_misspecified,
+    "latent": a3_latent,
+    "heatmap": fig4_heatmap,
+    "slic": a2_slic,
+    "ipo": a2_ipo,
 }
 
 
@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main_of_fit(words: Sequence[str]) -> int:
-    parser = Parser(prog="python -m figures fit", description=fit.__doc__)
+    parser = Parser(prog="python -m figures fit", description=own_comparisons.__doc__)
     add_file_options(parser)
     parser.add_argument("--group", metavar="VALUE", help="which value of the column --by to draw")
     add_fit_options(parser)
@@ -176,24 +176,24 @@ def _main_of_fit(words: Sequence[str]) -> int:
             raise ValueError(f"--group must be one of {', '.join(graphs)}, got {asked.group}")
         name = asked.group or ""
         _check_folder(asked.out)
-        save(fit.compute(asked, name, graphs[name]), asked.out)
+        save(own_comparisons.compute(asked, name, graphs[name]), asked.out)
     except (ValueError, NotConvergedError) as error:
         parser.error(str(error))
     except OSError as error:
         parser.error(f"{error.filename}: {error.strerror}")
-    print(_drawn("fit", fit.draw, asked))
+    print(_drawn("fit", own_comparisons.draw, asked))
     return 0
 
 
 def _main_of_lengths(words: Sequence[str]) -> int:
-    parser = Parser(prog="python -m figures lengths", description=lengths.__doc__)
+    parser = Parser(prog="python -m figures lengths", description=fig6_lengths.__doc__)
     parser.add_argument("run", nargs="?", type=Path, default=Path("out/lm-quick"), help="default: %(default)s")
     _add_output_options(parser)
     asked = parser.parse_args(words)
     try:
         _check_folder(asked.out)
-        save(lengths.compute(asked.run), asked.out)
-        told = _drawn("lengths", lengths.draw, asked, lengths.reading(asked.run))
+        save(fig6_lengths.compute(asked.run), asked.out)
+        told = _drawn("lengths", fig6_lengths.draw, asked, fig6_lengths.reading(asked.run))
     except ValueError as error:
         parser.error(str(error))
     except OSError as error:

@@ -1,10 +1,10 @@
 """The language-model experiment of sec. 5.2: corpora with exact probabilities, and the exact optima over them."""
 
-from lm.cells import Cells, annotator_mixture, density_mixture, sentence_cells
-from lm.coffee import coffee_grammar
-from lm.corpus import Corpora, Corpus, load_corpus
-from lm.grammar import BOS, EOS, PAD, Choice, Grammar, sentence_lengths
-from lm.lengths import MAX_LENGTH, Tilted, long, modes, moving_average, shares, short, whole
+from lm.corpora.coffee import coffee_grammar
+from lm.corpora.corpus import Corpora, Corpus, load_corpus
+from lm.corpora.grammar import BOS, EOS, PAD, Choice, Grammar, sentence_lengths
+from lm.corpora.tilted import MAX_LENGTH, Tilted, long, modes, moving_average, shares, short, whole
+from lm.exact_optima import Cells, annotator_mixture, density_mixture, sentence_cells
 
 __all__ = [
     "BOS",

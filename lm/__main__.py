@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import get_args
 
 from accel.minimize import out_of_memory
-from lm.corpus import GRAMMAR
-from lm.experiment import Experiment, Settings
+from lm.corpora.corpus import GRAMMAR
 from lm.presets import PresetName
 from lm.report import STAGES
+from lm.run import Experiment, Settings
 from reference.command_line.parser import Parser, package_version, until_closed
 from reference.command_line.report import json_line
 

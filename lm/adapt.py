@@ -12,12 +12,12 @@ from accel.checkpoint import fingerprint
 from accel.minimize import Config, host
 from accel.ops import Params
 from accel.transformer import log_likelihood, preference_step
-from lm.experiment import Experiment, batch_of
-from lm.grammar import sentence_lengths
+from lm.corpora.grammar import sentence_lengths
+from lm.generate import Pairs, preference_pairs
 from lm.preferences import LABELS, Rule, preference_loss
 from lm.presets import Course
 from lm.pretrain import pretrained
-from lm.sentences import Pairs, preference_pairs
+from lm.run import Experiment, batch_of
 from lm.streams import Purpose
 
 MIXTURES = tuple(LABELS)

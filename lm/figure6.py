@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm.adapt import MIXTURES, adapted
-from lm.cells import Cells, annotator_mixture, density_mixture, sentence_cells
-from lm.experiment import ANNOTATORS, MODELS, Experiment
-from lm.lengths import LONG, SHORT, modes, moving_average, shares
+from lm.corpora.tilted import LONG, SHORT, modes, moving_average, shares
+from lm.exact_optima import Cells, annotator_mixture, density_mixture, sentence_cells
+from lm.generate import of_model, written
 from lm.preferences import EQUATIONS
 from lm.pretrain import corpus_of
-from lm.sentences import of_model, written
+from lm.run import ANNOTATORS, MODELS, Experiment
 from reference import Optimum
 
 Array = NDArray[np.float64]

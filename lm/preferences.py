@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lm.lengths import LONG, SHORT
+from lm.corpora.tilted import LONG, SHORT
 from reference import PBDE
 
 Array = NDArray[np.float64]

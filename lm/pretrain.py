@@ -13,9 +13,9 @@ from accel.minimize import Config, host
 from accel.ops import Params
 from accel.transformer import cross_entropy_step, log_likelihood
 from accel.transformer_params import transformer_init
-from lm.corpus import Corpus
-from lm.experiment import MODELS, Experiment, batch_of
-from lm.grammar import Tokens, sentence_lengths
+from lm.corpora.corpus import Corpus
+from lm.corpora.grammar import Tokens, sentence_lengths
+from lm.run import MODELS, Experiment, batch_of
 from lm.streams import Purpose
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from accel.checkpoint import save
 from lm.adapt import MIXTURES, adapted
-from lm.experiment import MODELS, Experiment
+from lm.corpora.tilted import shares
 from lm.figure6 import (
     NUMBERS,
     Array,
@@ -21,10 +21,10 @@ from lm.figure6 import (
     smoothed_modes,
     total_variation,
 )
-from lm.lengths import shares
+from lm.generate import discarded, of_model
 from lm.preferences import EQUATIONS, PAIRS
 from lm.pretrain import corpus_of, distance
-from lm.sentences import discarded, of_model
+from lm.run import MODELS, Experiment
 from lm.table2 import table2
 
 EXAMPLES = 2  # sentences shown of each model

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lm.cells import log_density, sentence_cells
-from lm.experiment import MODELS, Experiment
+from lm.exact_optima import log_density, sentence_cells
+from lm.generate import judged, of_model
 from lm.preferences import PAIRS, RULES, table_2
 from lm.pretrain import corpus_of
-from lm.sentences import judged, of_model
+from lm.run import MODELS, Experiment
 
 BUCKETS = 96  # of per-token likelihood at each length: the table moves by less than 1e-4 from 48 on
 

@@ -22,7 +22,7 @@ from lm import (
     short,
     whole,
 )
-from lm.cells import annotator, log_likelihood_law
+from lm.exact_optima import annotator, log_likelihood_law
 from reference import PBDE, Annotator, Optimum, Population, optimum, win_matrix
 from tests.checks import CLOSED_FORM, FOURIER, SOLVED, assert_close
 from tests.grammars import grammars, little_grammar, sentences

@@ -323,7 +323,7 @@ def test_no_program_prints_another_json() -> None:
         for path in (root / room).rglob("*.py")
         if "json.dumps(" in path.read_text(encoding="utf-8")
     }
-    assert calls == {"reference/command_line/report.py", "lm/encoded.py"}
+    assert calls == {"reference/command_line/report.py", "lm/corpora/token_store.py"}
 
 
 def test_a_number_that_is_not_finite_is_null(

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from figures import targets
+from figures import exact_targets as targets
 from figures.__main__ import FIGURES, main
 from figures.numbers import Numbers, Panel, Settings, dips, load, peaks
 from figures.png import encode, quantize

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from figures.__main__ import main
-from figures.fit import draw as draw_picture
-from figures.fit import win_rates
 from figures.numbers import load
+from figures.own_comparisons import draw as draw_picture
+from figures.own_comparisons import win_rates
 from reference import PBDE, Comparisons
 from reference.inference.calibration import draw
 from reference.inference.fit import fit

@@ -22,14 +22,14 @@ from accel.transformer_params import transformer_init
 from lm import presets
 from lm.__main__ import main
 from lm.adapt import adapted, held_out_loss, labels
-from lm.cells import sentence_cells
-from lm.experiment import MODELS, Experiment, Settings, batch_of
+from lm.corpora.tilted import short, whole
+from lm.exact_optima import sentence_cells
 from lm.figure6 import Lengths, claims, total_variation
-from lm.lengths import short, whole
+from lm.generate import Pairs, Written, discarded, judged, of_model, preference_pairs, written
 from lm.presets import Course, Pretraining, Sizes
 from lm.pretrain import distance, pretrained
 from lm.report import STAGES
-from lm.sentences import Pairs, Written, discarded, judged, of_model, preference_pairs, written
+from lm.run import MODELS, Experiment, Settings, batch_of
 from lm.streams import Purpose
 from lm.table2 import table2
 from tests import backends, checks
@@ -133,7 +133,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pyte
         save(*arguments)
 
     monkeypatch.setattr("accel.minimize.save", save_or_die)
-    monkeypatch.setattr("lm.experiment.save", save_or_die)
+    monkeypatch.setattr("lm.run.save", save_or_die)
     while True:
         try:
             found = adapted(experiment(here), "annotator", 50.0)
@@ -348,7 +348,7 @@ def test_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_runs_of_other_text_or_tokenizers_are_refused(tmp_path: Path) -> None:
     """Though counts and vocabulary are the same: the lines in another order, and pieces of another text."""
-    tokenizer = pytest.importorskip("lm.tokenizer")
+    tokenizer = pytest.importorskip("lm.corpora.tokenizer")
     pytest.importorskip("sentencepiece")
     grammar = experiment(tmp_path).corpora.grammar
     assert grammar is not None
@@ -375,7 +375,7 @@ def test_ids_of_large_vocabularies_are_kept(tmp_path: Path, monkeypatch: pytest.
     run = experiment(tmp_path)
     vars(run)["corpora"] = replace(run.corpora, vocab_size=70_000)
     tokens = np.array([[69_999, 65_536, 65_535, 2] + [0] * 46])
-    monkeypatch.setattr("lm.sentences.sample", lambda *_, **__: Samples(tokens, np.array([4]), np.zeros(1), 1))
+    monkeypatch.setattr("lm.generate.sample", lambda *_, **__: Samples(tokens, np.array([4]), np.zeros(1), 1))
     _, params = buffers.flatten({"weight": np.zeros(3)}, np)
     for _ in range(2):  # written, then read
         assert np.array_equal(written(run, params, "large", 1, 40).tokens, tokens)
@@ -389,7 +389,7 @@ def test_on_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short_run = replace(TINY, pretraining=replace(TINY.pretraining, steps=2), samples=4, pairs=8, held_out=4)
     monkeypatch.setitem(presets.PRESETS, "quick", replace(short_run, exact=4, courses=(Course(1, 1e-3),)))
     expected = distance(experiment(tmp_path / "numpy"), "whole")
-    monkeypatch.setattr("lm.experiment.get_ops", lambda name: backends.shim_ops(in_turn=True))
+    monkeypatch.setattr("lm.run.get_ops", lambda name: backends.shim_ops(in_turn=True))
     run = Experiment(Settings(tmp_path / "device", ops="cupy"))
     found = distance(run, "whole")
     assert found.nats == pytest.approx(expected.nats, rel=checks.FLOAT32_STORED)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from accel.checkpoint import save
-from figures import targets
+from figures import exact_targets as targets
 from figures.__main__ import main
 from figures.numbers import Settings, load
 from figures.numbers import save as save_numbers

@@ -18,7 +18,7 @@ import figures.streams
 import lm.streams
 from accel.streams import stream
 from accel.transformer_params import TransformerConfig
-from lm.experiment import batch_of
+from lm.run import batch_of
 
 ROOT = Path(__file__).parents[1]
 PURPOSES = [bench.streams.Purpose, figures.streams.Purpose, lm.streams.Purpose]

@@ -19,9 +19,17 @@ from numpy.typing import NDArray
 
 from accel.packing import pack
 from lm import EOS, PAD, Corpora, coffee_grammar, load_corpus, sentence_lengths, whole
-from lm.encoded import HELD_OUT, LINES_AT_ONCE, TRAINING, encode, open_encoded
-from lm.text import LM1B, LM1B_HELD_OUT, LM1B_TRAINING, find_text, is_held_out, read_lines, some_lines
-from lm.tokenizer import UNKNOWN, Tokenizer, load_tokenizer, train_tokenizer
+from lm.corpora.text_files import (
+    LM1B,
+    LM1B_HELD_OUT,
+    LM1B_TRAINING,
+    find_text,
+    is_held_out,
+    read_lines,
+    some_lines,
+)
+from lm.corpora.token_store import HELD_OUT, LINES_AT_ONCE, TRAINING, encode, open_encoded
+from lm.corpora.tokenizer import UNKNOWN, Tokenizer, load_tokenizer, train_tokenizer
 
 
 def coffee_lines(count: int, seed: int = 0) -> list[str]:
@@ -422,7 +430,7 @@ def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
 ENCODE = """
 import sys, time
 from pathlib import Path
-from lm.encoded import encode, open_encoded
+from lm.corpora.token_store import encode, open_encoded
 
 folder, own, other = (Path(name) for name in sys.argv[1:])
 

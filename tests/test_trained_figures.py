@@ -13,10 +13,15 @@ from accel import get_ops
 from accel.losses import logistic
 from accel.objectives import dpo
 from accel.train import Config, train
-from figures import annotators, ipo, latent, reward_log, slic, training
+from figures import a2_ipo as ipo
+from figures import a2_slic as slic
+from figures import a3_latent as latent
+from figures import density_experiment as training
+from figures import fig5_misspecified as annotators
+from figures import fig7_reward_log as reward_log
 from figures.__main__ import FIGURES, main
+from figures.density_experiment import Problem, distances_to, draw_different, exactly
 from figures.numbers import Extremum, Settings, dips, load, peaks
-from figures.training import Problem, distances_to, draw_different, exactly
 from reference import PBDE, optimum, win_matrix
 from reference.pbde import log_mass
 from reference.univariate import Toy

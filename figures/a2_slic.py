@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from accel.objectives import slic_hf
 from figures.curves import draw_row
+from figures.density_experiment import Case, Problem, proposal_of, train_cases
 from figures.numbers import Array, Numbers, Settings
-from figures.training import Case, Problem, proposal_of, train_cases
 from reference import methods, win_matrix
 from reference.pbde import normalize
 from reference.solvers.hinge import Minimum

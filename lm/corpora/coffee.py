@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lm.grammar import Choice, Grammar
+from lm.corpora.grammar import Choice, Grammar
 
 FLATNESS = 4.0  # the word of rank r in its class has weight 1 / (r + FLATNESS): Zipf's law, flattened
 

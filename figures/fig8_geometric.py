@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from accel.objectives import geometric
 from figures.curves import draw_row
+from figures.density_experiment import Case, Problem, train_cases
 from figures.numbers import Numbers, Settings
-from figures.training import Case, Problem, train_cases
 from reference import targets
 
 ALPHAS = (Fraction(1), Fraction(1, 4), Fraction(1, 16))

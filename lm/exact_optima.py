@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lm.grammar import Array, Grammar
-from lm.lengths import Tilted, whole
+from lm.corpora.grammar import Array, Grammar
+from lm.corpora.tilted import Tilted, whole
 from reference import PBDE, Annotator, Optimum, Population, optimum, win_matrix
 
 STEP = 0.1  # nats of log-likelihood

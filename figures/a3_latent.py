@@ -20,9 +20,9 @@ from accel.objectives import latent_mixture
 from accel.streams import stream
 from figures import style
 from figures.curves import caption, trained_name
+from figures.density_experiment import PRESETS, Problem, distances_to, draw_different
 from figures.numbers import Array, Numbers, Panel, Settings, peaks
 from figures.streams import Purpose
-from figures.training import PRESETS, Problem, distances_to, draw_different
 from reference.annotators import Indices
 from reference.pbde import normalize
 

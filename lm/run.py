@@ -22,7 +22,7 @@ from accel.minimize import Config, Store, minimize
 from accel.ops import Ops, Params
 from accel.streams import stream
 from accel.transformer_params import TransformerConfig, transformer_shapes
-from lm.corpus import GRAMMAR, Corpora, load_corpus
+from lm.corpora.corpus import GRAMMAR, Corpora, load_corpus
 from lm.presets import PRESETS, Preset, PresetName
 from lm.streams import Purpose
 

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 from figures import style
 from figures.curves import caption, trained_name
+from figures.density_experiment import Problem
+from figures.fig1_reward import cases
 from figures.numbers import Numbers, Settings
-from figures.reward import cases
-from figures.training import Problem
 
 LOW = -36  # of the log axis, in decades; its top is above the highest curve
 PLACES = (-10.0, -1.4, 10.0)  # both ends, and the dip between the modes

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 
 from accel.objectives import reward
 from figures.curves import draw_row
+from figures.density_experiment import Case, Problem, train_cases
 from figures.numbers import Numbers, Settings
-from figures.training import Case, Problem, train_cases
 
 
 def cases(problem: Problem) -> list[Case]:

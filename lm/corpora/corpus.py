@@ -1,7 +1,7 @@
 """What the experiment trains on: three corpora, `whole`, `short` and `long`, of one vocabulary.
 
-The default is the grammar of lm/coffee.py, whose laws are known exactly; the other is text (lm/text.py). Both
-answer the same calls; only the grammar's corpora have `exact`.
+The default is the grammar of `coffee.py`, whose distributions are known exactly; the other is text
+(`text_files.py`). Both answer the same calls; only the grammar's corpora have `exact`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from accel.checkpoint import fingerprint
 from accel.streams import stream
-from lm.coffee import coffee_grammar
-from lm.encoded import HELD_OUT, TRAINING, Encoded, encode, open_encoded
-from lm.grammar import Grammar, Tokens
-from lm.lengths import LONG, MAX_LENGTH, SHORT, Tilted, long, short, whole
+from lm.corpora.coffee import coffee_grammar
+from lm.corpora.grammar import Grammar, Tokens
+from lm.corpora.text_files import Text, find_text, some_lines
+from lm.corpora.tilted import LONG, MAX_LENGTH, SHORT, Tilted, long, short, whole
+from lm.corpora.token_store import HELD_OUT, TRAINING, Encoded, encode, open_encoded
+from lm.corpora.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from lm.streams import Purpose
-from lm.text import Text, find_text, some_lines
-from lm.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 GRAMMAR = "grammar"  # the name of the default corpus
 CACHE = Path("out/corpus")  # where tokenizers and encoded sentences are kept
@@ -88,7 +88,7 @@ class ExactCorpus:
 
 
 def grammar_corpora(grammar: Grammar, name: str = GRAMMAR, seed: int = 0) -> Corpora:
-    """whole, short and long of a grammar: the tilts of lm/lengths.py."""
+    """whole, short and long of a grammar: the tilts of lm/corpora/tilted.py."""
     return Corpora(
         name,
         vocab_size=len(grammar.vocabulary),
@@ -167,7 +167,9 @@ def load_corpus(
     seed: int = 0,
     progress: bool = False,
 ) -> Corpora:
-    """The corpora called `name`: "grammar", or a text file or folder of them (lm/text.py), one sentence a line.
+    """The corpora called `name`: "grammar", or a text file or a folder of them (`text_files.py`).
+
+    A sentence is a line.
 
     For text: model, a SentencePiece model file; without one, a model of at most vocab_size pieces is trained (by
     default what the text supports, at most 30,000). Model and encoded sentences are kept in the folder `cache`,

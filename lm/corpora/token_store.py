@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from accel.checkpoint import whole_folder
-from lm.grammar import PAD, Tokens
-from lm.tokenizer import Tokenizer
+from lm.corpora.grammar import PAD, Tokens
+from lm.corpora.tokenizer import Tokenizer
 
 TRAINING, HELD_OUT = "training", "held-out"
 TOO_LONG, UNKNOWN, EMPTY = "too long", "with token 0", "without a piece"  # why a sentence is left out

@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lm.grammar import EOS, NOWHERE, PAD, Array, Grammar, Tokens, sentence_lengths
+from lm.corpora.grammar import EOS, NOWHERE, PAD, Array, Grammar, Tokens, sentence_lengths
 
 MAX_LENGTH = 50  # tokens, EOS included
 SHORT, LONG = 20, 30  # `short` prefers |x| <= 20, `long` |x| >= 30

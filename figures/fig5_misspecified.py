@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from accel.objectives import reward
 from figures import style
 from figures.curves import caption, trained_name
+from figures.density_experiment import Case, Problem, exactly, train_cases
 from figures.numbers import Array, Numbers, Settings, peaks
-from figures.training import Case, Problem, exactly, train_cases
 from reference import PBDE, optimum, win_matrix
 from reference.univariate import Toy
 

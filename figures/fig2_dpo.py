@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from accel.objectives import dpo
 from figures.curves import draw_row
+from figures.density_experiment import Case, Problem, train_cases
 from figures.numbers import Numbers, Settings
-from figures.training import Case, Problem, train_cases
 from reference import PBDE, Annotator
 
 BETA = 4.0

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from accel.objectives import ipo
 from figures.curves import draw_row
+from figures.density_experiment import Case, Problem, exactly, train_cases
 from figures.numbers import Array, Numbers, Settings
-from figures.training import Case, Problem, exactly, train_cases
 from reference import targets
 from reference.univariate import Toy
 

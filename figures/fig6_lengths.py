@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from accel.checkpoint import CheckpointError, load
 from figures import style
 from figures.numbers import Array, Extremum, Numbers, Panel, read_from
+from lm.corpora.tilted import LONG, SHORT, modes, moving_average, shares
 from lm.figure6 import NUMBERS, total_variation
-from lm.lengths import LONG, SHORT, modes, moving_average, shares
 
 LEFT = {"whole": "pretrained", "short": "annotator", "long": "second annotator"}
 RIGHT = {

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from accel.checkpoint import whole_file
-from lm.grammar import BOS, EOS, PAD
+from lm.corpora.grammar import BOS, EOS, PAD
 
 UNKNOWN = 3
 LEAST = UNKNOWN + 2  # the smallest vocabulary: the special pieces, and one of text

@@ -14,10 +14,10 @@ from accel.minimize import host
 from accel.ops import Params
 from accel.sampling import sample
 from accel.transformer import log_likelihood
-from lm.encoded import ids_dtype
-from lm.experiment import ANNOTATORS, MODELS, Arrays, Experiment
-from lm.grammar import EOS, Tokens, sentence_lengths
+from lm.corpora.grammar import EOS, Tokens, sentence_lengths
+from lm.corpora.token_store import ids_dtype
 from lm.pretrain import pretrained
+from lm.run import ANNOTATORS, MODELS, Arrays, Experiment
 from lm.streams import Purpose
 
 PART = 4096  # sentences in a file: what a killed run loses at most

@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from scipy.special import expit
 
 from figures import style
-from figures.annotators import case, misspecified
+from figures.a3_latent import RATE, trained
 from figures.curves import caption
-from figures.latent import RATE, trained
+from figures.density_experiment import Problem, exactly
+from figures.fig5_misspecified import case, misspecified
 from figures.numbers import Array, Numbers, Panel, Settings
-from figures.training import Problem, exactly
 from reference.univariate import Toy
 
 MAP_POINTS = 401  # of each side of a map

@@ -1,0 +1,1 @@
+"""Where sentences come from: a grammar whose probabilities are known, or text."""
