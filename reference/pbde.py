@@ -13,6 +13,8 @@ from reference.arrays import finite_array as finite_array
 from reference.arrays import finite_vector, in_range
 from reference.arrays import positive as positive
 
+NEWTON_LIMIT = 600  # steps to a normaliser: as many as float64 spans decades
+ANCHORS = 10  # outcomes that are tried as the one with all the mass
 MASS_TOLERANCE = 1e-6  # a log total mass further from 0 than this is a mistake, not rounding
 
 
@@ -120,19 +122,37 @@ class PBDE:
         """(n,) -> (n,): THE normalised log_p with self.omega(log_p) = omega + C for some constant C."""
         array = finite_vector("omega", omega)
         f, g = self.over(len(array))
-        constant = _normalizing_constant((array - g) / f + log_weights(measure, len(array)), f)
-        return (array - g + constant) / f
+        log_measure = log_weights(measure, len(array))
+        with np.errstate(over="ignore", invalid="ignore"):
+            return in_range("log_p", _normalized(array - g, f, log_measure) - log_measure)
 
 
-def _normalizing_constant(a: Array, f: Array) -> float:
-    """The root C of h(C) = log sum_i exp(a_i + C / f_i): h is convex and increases from -inf to inf.
+def _normalized(x: Array, f: Array, log_measure: Array) -> Array:
+    """(n,): z_i = (x_i + C) / f_i + log m_i, with the one C of sum_i e^z_i = 1, however many decades f spans.
 
-    At the largest C with max_i a_i + C / f_i = 0, h lies in [0, log n]: Newton from there comes down
-    to the root and never passes it, and h h' falls by 4 a step, so 100 steps are more than any f needs.
+    A C in float64 is off by more than a small f_i, and e^z_i with it. So C is counted from the anchor k, the
+    outcome that would have all the mass: C = D - x_k - f_k log m_k, and z_i = y_i + D / f_i, with y the z at D = 0
+    and y_k = 0 its maximum. Where x_i - x_k is lost in rounding, the anchor is where y is largest.
     """
-    constant = float(np.min(-f * a))
-    for _ in range(100):
-        z = a + constant / f
+    k = int(np.argmax(x + f * log_measure))
+    for _ in range(ANCHORS):
+        y = (x - x[k] - f[k] * log_measure[k]) / f + log_measure
+        y[k] = 0.0
+        if int(np.argmax(y)) == k:
+            break
+        k = int(np.argmax(y))
+    return np.asarray(y + _normalizing_constant(y, f) / f)
+
+
+def _normalizing_constant(y: Array, f: Array) -> float:
+    """The root D <= 0 of h(D) = log sum_i exp(y_i + D / f_i), where max y = 0; h is convex and increasing.
+
+    h(0) lies in [0, log n]: Newton from there comes down to the root and never passes it. h h' falls by 4 a step:
+    in float64, whose numbers span some 600 decades, so many steps are more than any f needs.
+    """
+    constant = 0.0
+    for _ in range(NEWTON_LIMIT):
+        z = y + constant / f
         lower = constant - float(logsumexp(z)) / float(softmax(z) @ (1 / f))
         if not lower < constant:
             break

@@ -39,11 +39,13 @@ def kl_objective(logits: Any, reward: ArrayLike, log_p_pre: ArrayLike, beta: flo
 def policy_gradient(logits: ArrayLike, reward: ArrayLike) -> Array:
     """Eq. 4, E_pi[r grad log pi], (n,): its ascent tends to the argmax of r, whatever p* was: no density.
 
-    grad log pi(x) with respect to the logits is e_x - pi.
+    grad log pi(x) with respect to the logits is e_x - pi. The reward is counted from that of the likeliest
+    outcome: a constant changes nothing, and would cancel.
     """
     pi = np.exp(log_policy(finite_vector("logits", logits)))
-    gain = pi * finite_array("reward", reward, pi.shape)
+    reward = finite_array("reward", reward, pi.shape)
     with np.errstate(over="ignore", invalid="ignore"):
+        gain = pi * (reward - reward[np.argmax(pi)])
         return in_range("the gradient", gain - pi * gain.sum())
 
 

@@ -32,8 +32,7 @@ def product_of_experts(
     """Eq. 17, (n,): pi proportional to p_pre p^(1 / beta): DPO, taught by a Luce annotator."""
     beta = positive("beta", beta)
     p, pre = _two_densities(log_p, log_p_pre, measure)
-    with np.errstate(over="ignore"):  # normalize refuses it
-        return normalize(pre + p / beta, measure)
+    return _tilted(pre, p, 1 / beta, measure)
 
 
 def geometric_mean(
@@ -42,15 +41,24 @@ def geometric_mean(
     """Eq. 19, (n,): pi proportional to p_pre^(1 - alpha) p^alpha."""
     alpha = positive("alpha", alpha)
     p, pre = _two_densities(log_p, log_p_pre, measure)
-    return normalize(pre + alpha * (p - pre), measure)  # exact where p = p_pre, however large alpha
+    return _tilted(pre, p - pre, alpha, measure)
 
 
 def kl_control(reward: ArrayLike, log_p_pre: ArrayLike, beta: float, measure: ArrayLike | None = None) -> Array:
     """Eq. 14, (n,): pi proportional to p_pre exp(reward / beta), the maximiser of Eq. 13."""
     beta = positive("beta", beta)
     pre = check_normalized("log_p_pre", log_p_pre, measure)
-    with np.errstate(over="ignore"):  # normalize refuses it
-        return normalize(pre + finite_array("reward", reward, pre.shape) / beta, measure)
+    return _tilted(pre, finite_array("reward", reward, pre.shape), 1 / beta, measure)
+
+
+def _tilted(pre: Array, gain: Array, rate: float, measure: ArrayLike | None) -> Array:
+    """(n,): pi proportional to p_pre e^(rate gain), with the gain counted from that of the likeliest outcome.
+
+    rate gain itself would be rounded by as much as it is large, which the normaliser then leaves in every outcome.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # normalize refuses it
+        k = int(np.argmax(pre + rate * gain))
+        return normalize(pre + rate * (gain - gain[k]), measure)
 
 
 def ipo(

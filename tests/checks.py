@@ -26,6 +26,7 @@ CHANCE = 1e-3  # the p-value below which samples of a fixed seed count as drawn 
 FLAX_VALUE = 1e-5  # a float32 log-likelihood against Flax's, relative: both carry some hundred roundings (2^-24)
 FLAX_GRADIENT = 1e-4  # and a gradient, relative to its tensor's largest: sums over all tokens, of both signs
 EPS32 = 2.0**-23
+EPS64 = 2.0**-52
 
 
 def assert_close(actual: ArrayLike, expected: ArrayLike, tolerance: float, scale: float | None = None) -> None:

@@ -674,12 +674,12 @@ MUTANTS = (
         "tests/test_optimum.py tests/test_methods.py tests/test_command_line.py",
     ),
     Mutant(
-        "normaliser: wrong start",
+        "normaliser: wrong anchor",
         "reference/pbde.py",
-        "np.min(-f * a)",
-        "np.max(-f * a)",
+        "k = int(np.argmax(x + f * log_measure))",
+        "k = int(np.argmin(x + f * log_measure))",
         "tests/test_optimum.py",
-        "Newton comes down to the root from every start to its right, this one among them",
+        "the next tries move the anchor to where the mass is",
     ),
     Mutant(
         "normaliser: slope",
@@ -792,8 +792,8 @@ MUTANTS = (
     Mutant(
         "geometric mean: swapped",
         "reference/targets.py",
-        "pre + alpha * (p - pre)",
-        "p + alpha * (pre - p)",
+        "_tilted(pre, p - pre, alpha",
+        "_tilted(p, pre - p, alpha",
         "tests/test_command_line.py tests/test_train.py",
     ),
     Mutant(

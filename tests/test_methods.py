@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -303,6 +304,28 @@ def test_a_mean_of_equals_is_what_they_are() -> None:
     log_p = normalize(np.array([0.3, -2.0, 1.0]))
     for alpha in (0.5, 1e14, 1e16):
         assert_close(targets.geometric_mean(log_p, log_p, alpha), log_p, CLOSED_FORM)
+
+
+@given(st.data(), sizes, st.sampled_from([1e-16, 1e-6, 1.0, 1e6, 1e16]), st.floats(0, 1e8))
+def test_a_tilt_of_any_rate_keeps_its_digits(data: st.DataObject, n: int, rate: float, constant: float) -> None:
+    """p_pre e^(rate r): the log odds against the likeliest outcome, exactly; a constant of r changes nothing."""
+    pre, gain = data.draw(log_densities(n, 100.0)), data.draw(arrays(n, -3.0, 3.0)) + constant
+    found = targets.kl_control(gain, pre, 1 / rate)
+    z = [Fraction(a) + Fraction(b) / Fraction(1 / rate) for a, b in zip(pre, gain, strict=True)]
+    k = max(range(n), key=z.__getitem__)
+    odds = np.array([float(value - z[k]) for value in z])
+    np.testing.assert_array_less(np.abs(found - found[k] - odds), CLOSED_FORM * (1 + 200 + np.abs(odds)))
+    assert_close(found[k], -np.log(np.exp(odds).sum()), CLOSED_FORM)
+
+
+def test_a_policy_gradient_sees_no_constant_of_the_reward() -> None:
+    """Rewards of 1e8 and of 0, the likeliest outcome with all the mass but e^-40 or e^-300."""
+    for far in (40.0, 300.0):
+        logits, gain = np.array([0.0, -far, -far - 1]), np.array([0.5, 1.25, -0.75])
+        found = policy_gradient(logits, gain)
+        exact = np.exp(-far) * np.array([-(0.75 - 1.25 * np.exp(-1)), 0.75, -1.25 * np.exp(-1)])
+        assert_close(found, exact, CLOSED_FORM, float(np.abs(exact).max()))
+        assert_close(policy_gradient(logits, gain + 2.0**27), exact, CLOSED_FORM, float(np.abs(exact).max()))
 
 
 @given(st.data(), st.integers(4, 9))

@@ -33,7 +33,7 @@ from reference.solvers.laplacian import star_mesh
 from reference.solvers.newton import curvatures
 from reference.solvers.win_pairs import Pairs, summary
 from reference.univariate import Toy
-from tests.checks import CLOSED_FORM, SATURATED, SOLVED, assert_close
+from tests.checks import CLOSED_FORM, EPS64, SATURATED, SOLVED, assert_close
 from tests.strategies import arrays, counts, log_densities, models, proposals, sizes
 
 CITATIONS = Path(__file__).parents[1] / "reference" / "data" / "citations.csv"
@@ -54,6 +54,20 @@ def test_any_annotator_and_model_reach_the_general_closed_form(data: st.DataObje
     wins = win_matrix(annotator.preference_prob(), data.draw(proposals(n)))
     assert_close(optimum(wins, model).log_p, targets.recovered(annotator, model), SOLVED)
     assert_close(optimum(wins, annotator.model).log_p, annotator.log_p, SOLVED)
+
+
+@given(st.data(), sizes, st.floats(0, 60))
+def test_a_density_of_any_f_is_normalised(data: st.DataObject, n: int, decades: float) -> None:
+    """f over up to 60 decades, with a measure: the mass is 1, and Omega is omega but for a constant."""
+    f = 10.0 ** data.draw(arrays(n, -decades / 2, decades / 2))
+    g, omega = data.draw(arrays(n, -3.0, 3.0)), data.draw(arrays(n, -100.0, 100.0))
+    measure = np.exp(data.draw(arrays(n, -3.0, 3.0)))
+    log_p = PBDE(f, g).log_p(omega, measure)
+    assert abs(np.log(measure @ np.exp(log_p))) <= 8 * n * EPS64
+    k = int(np.argmax(log_p + np.log(measure)))
+    apart = f * log_p + g - omega - (f[k] * log_p[k] + g[k] - omega[k])
+    terms = f * (np.abs(log_p) + np.abs(np.log(measure)) + 1) + np.abs(g) + np.abs(omega)  # what is rounded
+    assert (np.abs(apart) <= 16 * EPS64 * (terms + terms[k])).all()
 
 
 @given(st.data(), sizes, st.floats(0.2, 8))
