@@ -86,29 +86,28 @@ def worst_triangles(
     """
     if n > TRIANGLE_ITEMS:
         return ()
-    surplus, variance = np.zeros((n, n)), np.full((n, n), np.nan)
+    surplus, variance, wins = np.zeros((n, n)), np.full((n, n), np.nan), np.zeros((n, n))
     surplus[i, j] = won / total - fitted
     surplus[j, i] = -surplus[i, j]
     variance[i, j] = variance[j, i] = fitted * (1 - fitted) / total
-    found: list[tuple[float, int, int, int]] = []
+    wins[i, j], wins[j, i] = won, total - won
+    worst: list[tuple[float, int, int, int]] = []
     for a in range(n - 2):  # a is the smallest of its triangle: every cyclic order once
         later = slice(a + 1, None)
         curl = surplus[a, later, None] + surplus[later, later] + surplus[later, a]
         spread = variance[a, later, None] + variance[later, later] + variance[later, a]
         z = np.where(spread > 0, curl / np.sqrt(np.where(spread > 0, spread, 1.0)), -np.inf)
-        for at in np.argsort(-z, axis=None)[:NAMED] if z.size > NAMED else range(z.size):
+        least = worst[-1][0] if len(worst) == NAMED else 0.0
+        above = np.flatnonzero(z > least)
+        for at in above[np.argsort(-z.flat[above], kind="stable")[:NAMED]]:
             b, c = np.unravel_index(at, z.shape)
-            if z[b, c] > 0:
-                found.append((float(z[b, c]), a, int(b) + a + 1, int(c) + a + 1))
-    worst = sorted(found, reverse=True)[:NAMED]
-    rates = {(int(a), int(b)): (float(w), float(t)) for a, b, w, t in zip(i, j, won, total, strict=True)}
-    rates |= {(b, a): (t - w, t) for (a, b), (w, t) in rates.items()}
-    return tuple(_triangle(z, (a, b, c), rates) for z, a, b, c in worst)
+            worst.append((float(z[b, c]), a, int(b) + a + 1, int(c) + a + 1))
+        worst = sorted(worst, reverse=True)[:NAMED]
+    return tuple(_triangle(z, (a, b, c), wins) for z, a, b, c in worst)
 
 
-def _triangle(
-    z: float, items: tuple[int, int, int], rates: dict[tuple[int, int], tuple[float, float]]
-) -> Triangle:
+def _triangle(z: float, items: tuple[int, int, int], wins: Array) -> Triangle:
     a, b, c = items
-    (ab, n_ab), (bc, n_bc), (ca, n_ca) = rates[a, b], rates[b, c], rates[c, a]
-    return Triangle(items, (ab, bc, ca), (n_ab, n_bc, n_ca), z)
+    ahead, back = wins[[a, b, c], [b, c, a]], wins[[b, c, a], [a, b, c]]
+    won, total = (tuple(map(float, part)) for part in (ahead, ahead + back))
+    return Triangle(items, won, total, z)  # type: ignore[arg-type]
