@@ -31,7 +31,7 @@ has() { "$PYTHON" -c "import $1" 2>/dev/null; }
 smoke() {  # versions and device; every kernel compiled, then launched against NumPy
     command -v nvidia-smi >/dev/null && nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
     if [ $DRY ]; then
-        run smoke 60 "$PYTHON" -m tests.gpu --ops shim --only columns compile launches
+        run smoke 60 "$PYTHON" -m tests.gpu compile launches --ops shim --only columns
     else
         run smoke 60 "$PYTHON" -m tests.gpu compile launches --save "$OUT/smoke.json"
     fi
@@ -46,7 +46,7 @@ tests() {  # the tests marked gpu; other packages' warnings of change are no err
 
 exact() {  # graphs to the bit, and what tensor cores round
     if [ $DRY ]; then
-        run exact 60 "$PYTHON" -m tests.gpu --ops shim --only "33 comparisons" graphs precision
+        run exact 60 "$PYTHON" -m tests.gpu graphs precision --ops shim --only "a capture" "33 comparisons"
     else
         run exact 60 "$PYTHON" -m tests.gpu graphs precision --save "$OUT/exact.json"
     fi

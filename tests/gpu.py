@@ -25,6 +25,7 @@ import numpy as np
 
 from accel import Ops, buffers, get_ops, losses
 from accel.cuda.cublas import Cublas, load_cublas
+from accel.cuda.graph import added
 from accel.cuda.kernel_table import KERNELS
 from accel.cuda.launcher import CupyLib
 from accel.cuda.ops import CupyOps
@@ -102,8 +103,7 @@ def graphs(ops: CupyOps, sizes: Sequence[int] = (33, 1024, 40_000)) -> Iterator[
         np.testing.assert_array_equal(trained(ops, pairs, singly=False), trained(ops, pairs, singly=True))
 
     def is_one() -> None:
-        x = ops.xp.zeros(256)
-        step = partial(ops.lib.launch, "adam_step", "double", 256, x, x, x, x, 256, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0)
+        step = partial(ops.lib.launch, *added(ops.lib, ops.xp.zeros(256), 32)[1])
         step()
         assert ops.lib.capture(step) is not None
 
@@ -175,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.gpu", description=__doc__.partition("\n")[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--ops", choices=["cupy", "shim"], default="cupy", help="default cupy")
-    parser.add_argument("--only", metavar="CHECK", help="only checks of this name")
+    parser.add_argument("--only", nargs="+", metavar="CHECK", help="only checks of these names")
     parser.add_argument("--no-pool", action="store_true", help="an allocation of its own for every array")
     parser.add_argument("--save", type=Path, metavar="FILE", help="write the results there as JSON")
     arguments = parser.parse_args(argv)
@@ -191,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     told = machine(ops if arguments.ops == "cupy" else Ops())
     print(*(f"{name} {value}" for name, value in told.items()), sep=", ")
     checks_of = [(part, check) for part in arguments.parts or PARTS for check in PARTS[part](ops)]
-    rows = [run(part, check) for part, check in checks_of if arguments.only in (None, check[0])]
+    rows = [run(part, check) for part, check in checks_of if check[0] in (arguments.only or [check[0]])]
     failed = sum(row["failure"] is not None for row in rows)
     print(f"{len(rows) - failed} of {len(rows)} right")
     if arguments.save:

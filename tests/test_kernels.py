@@ -43,9 +43,11 @@ def test_the_table_lists_every_kernel() -> None:
 
 
 def test_the_sources_keep_the_rules() -> None:
-    """No headers, no constants that NVRTC lacks, no float atomics, no shared memory of a size set at launch."""
+    """No headers, no constants that NVRTC lacks, no float atomics; shared memory of a size set at launch by the
+    macro of tensor.cuh alone."""
     for path in kernel_table.FOLDER.glob("*.cu*"):
         code = re.sub(r"//.*", "", path.read_text(encoding="utf-8"))
+        code = code.replace("#define SHARED_NUMBERS(name) extern __shared__ float name[]", "")
         for forbidden in ("#include", "INFINITY", "NAN", "M_PI", "atomic", "extern"):
             assert forbidden not in code, (path.name, forbidden)
 
@@ -71,7 +73,16 @@ def test_cupy_is_asked_for_what_the_table_says() -> None:
             seen.append(options)
 
         def get_function(self, name: str) -> Any:
-            return lambda *launch: seen.append((name, launch))
+            return Function(name)
+
+    class Function:
+        max_dynamic_shared_size_bytes = 0
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __call__(self, *launch: Any, shared_mem: int) -> None:
+            seen.append((self.name, launch, shared_mem, self.max_dynamic_shared_size_bytes))
 
     lib, x = CupyLib(type("cupy", (), {"RawModule": RawModule, "empty": np.empty})), np.zeros((300, 40))
     for _ in range(2):
@@ -80,9 +91,34 @@ def test_cupy_is_asked_for_what_the_table_says() -> None:
     assert [type(part) for part in seen] == [dict, tuple, tuple]  # compiled once, launched twice
     assert seen[0]["name_expressions"] == ("column_sum<double>",)
     assert seen[0]["code"] == kernel_table.code("columns")
-    name, (grid, block, values) = seen[1]
-    assert (name, grid, block) == ("column_sum<double>", (6,), (256,))
+    name, (grid, block, values), *shared = seen[1]
+    assert (name, grid, block, shared) == ("column_sum<double>", (6,), (256,), [0, 0])
     assert [value.dtype for value in values] == [np.float64, np.float64, np.int64, np.int32]
+
+
+def test_shared_memory_is_asked_for() -> None:
+    """What a launch needs, and beyond what every kernel may have, the leave for it: once, the most so far."""
+    numbers, lib = np.zeros(9, np.float32), CupyLib(None)
+    function: Any = Launched()
+    lib._functions["mlp_margin_tensor", "float, Hinge, Split"] = function
+    for layers in (2, 4, 5, 4):
+        values = (numbers, np.zeros(1), *[numbers] * 4, np.zeros(layers + 1, np.int64), layers, 1, 9)
+        lib.launch("mlp_margin_tensor", "float, Hinge, Split", 1, *values)
+    sizes = [kernel_table.tensor_bytes(layers) for layers in (2, 4, 5, 4)]
+    assert sizes == [4 * (matrices * 64 * 64 + 64) for matrices in (1, 5, 7, 5)]
+    assert function.given == [(sizes[0], 0), (sizes[1], sizes[1]), (sizes[2], sizes[2]), (sizes[3], sizes[2])]
+
+
+class Launched:
+    """A stand-in for CuPy's kernel: what it was given, and might take."""
+
+    max_dynamic_shared_size_bytes = 0
+
+    def __init__(self) -> None:
+        self.given: list[tuple[int, int]] = []
+
+    def __call__(self, *launch: Any, shared_mem: int) -> None:
+        self.given.append((shared_mem, self.max_dynamic_shared_size_bytes))
 
 
 def test_cupy_ops_have_the_same_signatures() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,20 +44,33 @@ def column_sums(lib: KernelLib, parts: Array, columns: int) -> tuple[Array, tupl
     return parts, tuple(calls)
 
 
-def margin_gradient(
-    lib: KernelLib, variant: str, flat: Array, widths: Array, x: Array, y: Array, groups: int
-) -> tuple[Array, Array, tuple[Call, ...]]:
-    """The mean loss of B comparisons -> sums of losses (blocks,), grads (P,), the calls that compute them.
+class StepKernel(NamedTuple):
+    """The kernel of a training step: its name and template arguments, as in `kernel_table.py`."""
 
-    flat (P,): the parameters. widths: int64. x (2 B, d): the left sides above the right sides. y (B,).
+    name: str
+    variant: str
+
+
+def margin_gradient(
+    lib: KernelLib, kernel: StepKernel, flat: Array, widths: Array, x: Array, y: Array, groups: int
+) -> tuple[Array, Array, Call]:
+    """The mean loss of B comparisons -> sums of losses (blocks,), parts of the gradient, the call that makes them.
+
+    flat (P,): the parameters. widths: int64. x (2 B, d): the left sides above the right sides. y (B,). The sum of
+    the blocks' parts, (blocks P,), is the gradient.
     """
     layers, blocks, count, size = len(widths) - 1, min(-(-len(x) // TILE), groups), len(y), len(flat)
     parts, values = lib.empty((blocks * size,), flat.dtype), lib.empty((blocks,), np.float64)
-    saved = lib.empty((blocks, layers, TILE, WIDE), flat.dtype)
+    scratch = (lib.empty((blocks, layers, TILE, WIDE), flat.dtype),) if kernel.name == "mlp_margin_step" else ()
     inputs = (flat, x[:count], x[count:], y, widths, layers, count, size)
-    step = ("mlp_margin_step", variant, blocks, parts, values, saved, *inputs)
-    grads, sums = column_sums(lib, parts, size)
-    return values, grads, (step, *sums)
+    return values, parts, (*kernel, blocks, parts, values, *scratch, *inputs)
+
+
+def added(lib: KernelLib, parts: Array, columns: int) -> tuple[Array, Call]:
+    """The few rows of parts (R columns,) -> their sum (columns,), the call that adds them."""
+    total = lib.empty((columns,), parts.dtype)
+    rows = len(parts) // columns
+    return total, ("few_rows_sum", TYPES[str(parts.dtype)], columns, total, parts, rows, columns)
 
 
 def record_loss(losses: Array, step: Array, values: Array, count: int) -> Call:
@@ -67,13 +80,13 @@ def record_loss(losses: Array, step: Array, values: Array, count: int) -> Call:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What a graph cannot change. variant: of mlp_margin_step. params, m, v (P,): changed in place.
+    """What a graph cannot change. params, m, v (P,): changed in place.
 
     widths: int64, on the device. x (2 B, d): the left sides above the right sides; y (B,).
     constants: as `accel.adam.constants` gives them.
     """
 
-    variant: str
+    kernel: StepKernel
     state: tuple[Array, Array, Array]
     widths: Array
     x: Array
@@ -85,7 +98,7 @@ class Problem:
     def key(self) -> tuple[Any, ...]:
         """Equal where a graph is the same. x and y are copied: only their shapes count."""
         places = tuple(map(address, (*self.state, self.widths)))
-        return self.variant, places, self.x.shape, self.groups, self.constants
+        return self.kernel, places, self.x.shape, self.groups, self.constants
 
 
 class MarginSteps:
@@ -101,11 +114,11 @@ class MarginSteps:
         self._schedule, self._losses = lib.empty((STEPS, 3), dtype), lib.empty((STEPS,), dtype)
         self._step = lib.empty((1,), np.int64)
         inputs = (problem.widths, self._x, self._y, problem.groups)
-        values, grads, calls = margin_gradient(lib, problem.variant, flat, *inputs)
-        now = (self._schedule, self._step)
-        adam = ("adam_scheduled", kind, size, *problem.state, grads, *now, size, *problem.constants)
+        values, parts, gradient = margin_gradient(lib, problem.kernel, flat, *inputs)
+        sizes, now = (len(parts) // size, size), (self._schedule, self._step)
+        adam = ("adam_scheduled", kind, size, *problem.state, parts, *now, *sizes, *problem.constants)
         loss = record_loss(self._losses, self._step, values, count)
-        self._singly = Launches(lib, (*calls, adam, loss))
+        self._singly = Launches(lib, (gradient, adam, loss))
         self._graph: Graph | None = None
 
     def run(self, x: Array, y: Array, schedule: Array) -> Array:

@@ -6,7 +6,7 @@ of accel/kernels/SOURCE.cu; a variant is the text of its template arguments, suc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -21,7 +21,11 @@ FOLDER = Path(__file__).parents[1] / "kernels"
 DIALECT = "c++17"
 TYPES = {"float32": "float", "float64": "double"}  # of the arrays -> of the kernels
 LOSSES = {"logistic": "Logistic", "squared": "Squared", "hinge": "Hinge", "ranking": "Ranking"}  # accel/losses.py
-PREAMBLE = {"margin": ("common.cuh", "losses.cuh"), "mlp": ("common.cuh", "losses.cuh")}
+PREAMBLE = {
+    "margin": ("common.cuh", "losses.cuh"),
+    "mlp": ("common.cuh", "losses.cuh"),
+    "mlp_tensor": ("common.cuh", "losses.cuh", "tensor.cuh"),
+}
 NUMBERS: dict[str, np.dtype[Any]] = {
     "int64": np.dtype(np.int64),
     "uint64": np.dtype(np.uint64),
@@ -38,8 +42,8 @@ class Kernel:
     """A template of one source file.
 
     arguments: C types in order, T the first template argument; "T*" is written, "const T*" only read. threads: of
-    a block. items: how many of those that `launch` counts a block takes. options: the second template argument.
-    types: the first.
+    a block. items: how many of those that `launch` counts a block takes. options: the other template arguments.
+    types: the first. shared: the bytes of shared memory that a block is given, out of the arguments.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Kernel:
     items: int
     options: tuple[str, ...] = ()
     types: tuple[str, ...] = tuple(TYPES.values())
+    shared: Callable[[tuple[Any, ...]], int] | None = None
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -65,14 +70,23 @@ class Kernel:
         return blocks
 
 
+def tensor_bytes(layers: int) -> int:
+    """Shared memory of mlp_margin_tensor: activations of the hidden layers, weights between them, omega."""
+    return 4 * ((2 * layers - 3) * TILE * WIDE + TILE)
+
+
+WARP = 32
 STRIP = 256  # threads of a block that walks down a strip of columns; an item is one such walk
 ROW_WARPS = 4  # rows of a block that gives each a warp
 LOSS_TYPES, ACTS = tuple(LOSSES.values()), ("Relu", "Tanh")
+# of the float32 products in mlp_margin_tensor, by the precision of the ops
+ARITHMETIC = {"float32": "Split", "tf32": "Tf32", "bfloat16": "Tf32"}
 
 KERNELS = {
     kernel.name: kernel
     for kernel in (
         Kernel("column_sum", "columns", "T* const T* int64 int", STRIP, 1),
+        Kernel("few_rows_sum", "few_rows", "T* const T* int int", STRIP, WARP),
         Kernel("bias_act_forward", "bias", "T* const T* const T* int64 int", 256, 256, ACTS),
         Kernel("bias_act_backward", "bias", "T* T* const T* const T* int64 int", STRIP, 1, ACTS),
         Kernel("layer_norm_forward", "layer_norm", "T* T* const T* const T* const T* int64 int T", 128, ROW_WARPS),
@@ -101,7 +115,7 @@ KERNELS = {
         Kernel("segment_sum", "segments", "T* const T* const int64* const int64* int64 int64", 128, ROW_WARPS),
         Kernel("embedding_backward", "segments", "T* const T* const int64* const int64* int", 128, 1),
         Kernel("adam_step", "adam", "T* T* T* const T* int64 T T T T T T T T", 256, 256),
-        Kernel("adam_scheduled", "adam", "T* T* T* const T* const T* const int64* int64 T T T T T", 256, 256),
+        Kernel("adam_scheduled", "adam", "T* T* T* const T* const T* const int64* int int T T T T T", STRIP, WARP),
         Kernel(
             "margin_loss",
             "margin",
@@ -120,6 +134,16 @@ KERNELS = {
             1,
             LOSS_TYPES,
         ),
+        Kernel(
+            "mlp_margin_tensor",
+            "mlp_tensor",
+            "T* double* const T* const T* const T* const T* const int64* int int64 int",
+            128,
+            1,
+            tuple(", ".join(pair) for pair in product(LOSS_TYPES, ("Split", "Tf32"))),
+            types=("float",),
+            shared=lambda values: tensor_bytes(values[7]),
+        ),
         Kernel("record_loss", "mlp", "T* int64* const double* int int64", 32, 1),
         Kernel("next_token", "next_token", "int64* double* const T* const T* const double* int", 256, 1),
         Kernel("philox_uniform", "philox", "T* uint64 int64 int", 256, 256, types=("double",)),
@@ -134,7 +158,7 @@ def chunks(rows: int) -> int:
 
 def walks(rows: int, columns: int) -> int:
     """How many walks down a strip of 32 columns and CHUNK rows cover an array."""
-    return chunks(rows) * -(-columns // 32)
+    return chunks(rows) * -(-columns // WARP)
 
 
 def sources() -> tuple[str, ...]:

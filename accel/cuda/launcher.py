@@ -13,6 +13,9 @@ from accel.cuda.device import line_of
 from accel.cuda.kernel_table import KERNELS
 from accel.sequence_ops import Precision
 
+STATIC_MEMORY = 48 << 10  # bytes of shared memory that every kernel may have; more must be asked for
+OLDEST_CORES = 80  # compute capability of the first GPUs whose tensor cores take tf32
+
 
 class Graph(Protocol):
     """Launches that were captured: on the same arrays with the same numbers, as often as one likes."""
@@ -23,6 +26,10 @@ class Graph(Protocol):
 
 class KernelLib(Protocol):
     """What `CupyOps` asks of those who run its kernels."""
+
+    @property
+    def tensor_memory(self) -> int:
+        """Bytes of shared memory that a block of a kernel for tensor cores may have; 0 where there are none."""
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """A contiguous array, not filled."""
@@ -56,8 +63,18 @@ class CupyLib:
     def launch(self, name: str, variant: str, items: int, *values: Any) -> None:
         kernel = KERNELS[name]
         blocks, given = kernel.blocks(items), kernel_table.arguments(name, variant, values)
-        if blocks:
-            self._function(name, variant)((blocks,), (kernel.threads,), tuple(given))
+        if blocks == 0:
+            return
+        function, shared = self._function(name, variant), 0 if kernel.shared is None else kernel.shared(values)
+        if shared > STATIC_MEMORY and function.max_dynamic_shared_size_bytes < shared:
+            function.max_dynamic_shared_size_bytes = shared
+        function((blocks,), (kernel.threads,), tuple(given), shared_mem=shared)
+
+    @property
+    def tensor_memory(self) -> int:
+        device = self._cupy.cuda.Device()
+        cores = int(device.compute_capability) >= OLDEST_CORES
+        return int(device.attributes["MaxSharedMemoryPerBlockOptin"]) if cores else 0
 
     def product(self, a: Array, b: Array, out: Array, precision: Precision) -> None:
         if self._cublas is None:

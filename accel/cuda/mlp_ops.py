@@ -13,12 +13,21 @@ import numpy as np
 from accel import buffers, losses
 from accel.adam import constants, unbiased_rates
 from accel.buffers import Array
-from accel.cuda.graph import Launches, MarginGraphs, Problem, column_sums, margin_gradient, record_loss
-from accel.cuda.kernel_table import LOSSES, TILE, TYPES, WIDE, chunks, walks
+from accel.cuda.graph import (
+    Launches,
+    MarginGraphs,
+    Problem,
+    StepKernel,
+    added,
+    column_sums,
+    margin_gradient,
+    record_loss,
+)
+from accel.cuda.kernel_table import ARITHMETIC, LOSSES, TILE, TYPES, WIDE, chunks, tensor_bytes, walks
 from accel.cuda.launcher import KernelLib
 from accel.losses import MarginLoss
 from accel.ops import Ops, Params, mlp_widths, moments_checked
-from accel.sequence_ops import Cache
+from accel.sequence_ops import Cache, Precision
 
 GROUPS = (
     264  # blocks that share the rows of an MLP, each with a gradient of its own: two for each of 132 processors
@@ -29,8 +38,8 @@ LOSS_TYPES = {getattr(losses, name): kind for name, kind in LOSSES.items()}
 class CupyNetworkOps(Ops):
     """The part of `CupyOps` for the network; the arguments are its."""
 
-    def __init__(self, xp: Any, lib: KernelLib, groups: int) -> None:
-        self.xp, self.lib, self.groups = xp, lib, groups
+    def __init__(self, xp: Any, lib: KernelLib, groups: int, precision: Precision) -> None:
+        self.xp, self.lib, self.groups, self.precision = xp, lib, groups, precision
         self._widths: dict[tuple[int, ...], Array] = {}
         self._graphs = MarginGraphs(lib)
 
@@ -61,7 +70,9 @@ class CupyNetworkOps(Ops):
         parts = self._empty(flat, blocks * len(flat))
         values = (parts, self._dense(dout, flat.dtype), saved, flat, *sizes, len(flat))
         self.lib.launch("mlp_backward", TYPES[str(flat.dtype)], blocks, *values)
-        return self._named(params, self._added(parts, len(flat)))
+        grads, call = added(self.lib, parts, len(flat))
+        self.lib.launch(*call)
+        return self._named(params, grads)
 
     def _wide_forward(self, params: Params, rows: Array) -> tuple[Array, Cache]:
         """The same for layers wider than WIDE: products by xp, bias and tanh by one kernel."""
@@ -88,13 +99,14 @@ class CupyNetworkOps(Ops):
         self, params: Params, x_a: Array, x_b: Array, y: Array, loss: MarginLoss
     ) -> tuple[Array, dict[str, Array]]:
         x, y = self.comparisons(params, x_a, x_b, y)
-        variant = self._fused(params, loss)
-        if variant is None:
+        kernel = self._step_kernel(params, loss)
+        if kernel is None:
             return super().mlp_margin_step(params, x[: len(y)], x[len(y) :], y, loss)
         network = (self._flat(params), self._device_widths(mlp_widths(params)))
-        values, grads, calls = margin_gradient(self.lib, variant, *network, x, self._dense(y), self.groups)
+        values, parts, gradient = margin_gradient(self.lib, kernel, *network, x, self._dense(y), self.groups)
+        grads, sums = added(self.lib, parts, len(network[0]))
         value, step = self._empty(x, 1), self.xp.zeros(1, dtype=np.int64)
-        Launches(self.lib, (*calls, record_loss(value, step, values, len(y)))).launch()
+        Launches(self.lib, (gradient, sums, record_loss(value, step, values, len(y)))).launch()
         return value.reshape(()), self._named(params, grads)
 
     def mlp_margin_steps(
@@ -112,12 +124,12 @@ class CupyNetworkOps(Ops):
         b2: float = 0.999,
         eps: float = 1e-8,
     ) -> Array:
-        flat, variant = moments_checked(params, m, v), self._fused(params, loss)
-        if variant is None or step < 1:
+        flat, kernel = moments_checked(params, m, v), self._step_kernel(params, loss)
+        if kernel is None or step < 1:
             return super().mlp_margin_steps(params, x_a, x_b, y, loss, m, v, step, lr, b1, b2, eps)
         x, y = self.comparisons(params, x_a, x_b, y)
         widths = self._device_widths(mlp_widths(params))
-        problem = Problem(variant, (flat, m, v), widths, x, y, self.groups, constants(b1, b2, eps))
+        problem = Problem(kernel, (flat, m, v), widths, x, y, self.groups, constants(b1, b2, eps))
         schedule = unbiased_rates(lr, step, b1, b2)
         return self._graphs.run(problem, self.xp.asarray(np.array(schedule, flat.dtype).reshape(-1, 3)))
 
@@ -154,13 +166,16 @@ class CupyNetworkOps(Ops):
         except ValueError:
             return buffers.flatten(params, self.xp)[0]
 
-    def _fused(self, params: Params, loss: MarginLoss) -> str | None:
-        """The variant of mlp_margin_step for a network and a loss, or None."""
-        widest = max(mlp_widths(params))  # ValueError where params are no network
+    def _step_kernel(self, params: Params, loss: MarginLoss) -> StepKernel | None:
+        """The kernel for a network and a loss, on tensor cores where it can be; or None."""
+        widths = mlp_widths(params)  # ValueError where params are no network
         kind, loss_type = TYPES.get(str(params["Dense_0/kernel"].dtype)), LOSS_TYPES.get(loss)
-        if kind is None or loss_type is None or widest > WIDE:
+        if kind is None or loss_type is None or max(widths) > WIDE:
             return None
-        return f"{kind}, {loss_type}"
+        layers = len(widths) - 1
+        if kind == "float" and layers > 1 and tensor_bytes(layers) <= self.lib.tensor_memory:
+            return StepKernel("mlp_margin_tensor", f"{kind}, {loss_type}, {ARITHMETIC[self.precision]}")
+        return StepKernel("mlp_margin_step", f"{kind}, {loss_type}")
 
     def _named(self, params: Params, flat: Array) -> dict[str, Array]:
         return buffers.views(flat, {name: value.shape for name, value in params.items()})

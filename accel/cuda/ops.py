@@ -33,14 +33,14 @@ class CupyOps(CupySamplingOps, CupyNetworkOps):
     """Ops on the arrays of xp with the kernels of lib. float32 and float64; other dtypes as in `Ops`.
 
     groups: at most so many blocks share the rows of an MLP; where there are more, a block takes several tiles.
-    precision: of the float32 products of the Transformer's layers, not attention's (`accel.cuda.cublas`).
+    precision: of the float32 products of the Transformer's layers, not attention's (`accel.cuda.cublas`), and of
+    the MLP's training steps on tensor cores, where bfloat16 is tf32.
     """
 
     name = "cupy"
 
     def __init__(self, xp: Any, lib: KernelLib, groups: int = GROUPS, precision: Precision = "float32") -> None:
-        super().__init__(xp, lib, groups)
-        self.precision: Precision = precision
+        super().__init__(xp, lib, groups, precision)
         self._of_pairs: WeakKeyDictionary[Pairs, tuple[Array, Array]] = WeakKeyDictionary()
 
     # ----- Comparisons and the optimiser -----

@@ -84,3 +84,12 @@ template <typename T> __device__ T strip_sum(T value, T (*lanes)[WARP]) {
     for (int warp = 1; warp < STRIP_WARPS; ++warp) total += lanes[warp][lane_of_thread()];
     return total;
 }
+
+// The sum of one column of x: [rows, columns], by a block of STRIP_WARPS warps for 32 columns, in all its threads.
+template <typename T> __device__ T column_total(const T* x, int rows, int columns, int column, T (*lanes)[WARP]) {
+    T sum = 0;
+    if (column < columns)
+#pragma unroll 8
+        for (int row = warp_of_thread(); row < rows; row += STRIP_WARPS) sum += x[(int64)row * columns + column];
+    return strip_sum(sum, lanes);
+}

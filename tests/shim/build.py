@@ -36,8 +36,8 @@ def trampoline(kernel: Kernel, variant: str) -> str:
     name = symbol(kernel.name, variant)
     return (
         f"static void body_{name}(void* arguments) {{ {kernel.name}<{variant}>({values}); }}\n"
-        f"{EXPORT} int {name}(void** arguments, unsigned blocks, int threads, int order) {{\n"
-        f"    return shim::run(body_{name}, arguments, blocks, threads, order);\n}}\n"
+        f"{EXPORT} int {name}(void** arguments, unsigned blocks, int threads, int order, size_t bytes) {{\n"
+        f"    return shim::run(body_{name}, arguments, blocks, threads, order, bytes);\n}}\n"
     )
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from accel import Ops, losses
 from accel.adam import constants
+from accel.cuda.graph import added
 from accel.cuda.kernel_table import LOSSES
 from accel.cuda.ops import CupyOps
 from accel.packing import pack
@@ -56,6 +57,14 @@ def column_sums(ops: CupyOps) -> None:
     for rows, columns in ((1, 3), (2, 33), (9, 31), (127, 1), (128, 32), (129, 70), (300, 5)):
         x = rng_of(rows, columns).standard_normal((rows, columns))
         same(ops._added(ops.xp.asarray(x.reshape(-1)), columns).get(), x.sum(axis=0))
+
+
+def sums_of_few_rows(ops: CupyOps) -> None:
+    for rows, columns in ((1, 3), (2, 33), (9, 31), (17, 1), (130, 32), (8, 70)):
+        x = rng_of(rows, columns).standard_normal((rows, columns))
+        total, call = added(ops.lib, ops.xp.asarray(x.reshape(-1)), columns)
+        ops.lib.launch(*call)
+        same(total.get(), x.sum(axis=0))
 
 
 def biases(ops: CupyOps) -> None:
@@ -151,13 +160,16 @@ def adam(ops: CupyOps) -> None:
 
 
 def scheduled(ops: CupyOps, size: int) -> tuple[Array, ...]:
-    """The step of `adam`, by the third row of a schedule."""
+    """The step of `adam`, by the third row of a schedule, the gradient in nine parts."""
     rng, put = rng_of(size), ops.xp.asarray
     params, m, grads, v = rng.standard_normal((4, size))
     rows = np.full((4, 3), np.nan)
     rows[2] = 0.01, 1 / (1 - 0.8**3), 1 / (1 - 0.9**3)
     state, now = [put(part) for part in (params, m, v * v)], (put(rows), put(np.array([2])))
-    ops.lib.launch("adam_scheduled", "double", size, *state, put(grads), *now, size, *constants(0.8, 0.9, 1e-3))
+    parts = rng.standard_normal((9, size))
+    parts[4] += grads - parts.sum(axis=0)
+    sizes = (9, size, *constants(0.8, 0.9, 1e-3))
+    ops.lib.launch("adam_scheduled", "double", size, *state, put(parts), *now, *sizes)
     return tuple(part.get() for part in state)
 
 
@@ -211,6 +223,32 @@ def networks(ops: CupyOps) -> None:
     losses_of_many_blocks(ops)
 
 
+# comparisons, widths of a network with hidden layers: several tiles a block, ragged widths, one comparison
+TENSOR_STEPS: tuple[tuple[str, int, tuple[int, ...]], ...] = (
+    ("logistic", 130, (1, 64, 5, 1)),
+    ("squared", 33, (2, 17, 1)),
+    ("hinge", 40, (3, 9, 33, 64, 1)),
+    ("ranking", 1, (1, 1, 1)),
+)
+TENSOR_ERRORS = {"Split": 2.0**-19, "Tf32": 2.0**-8}  # relative to the largest number; float32 on a CPU: 2^-20
+
+
+def tensor_networks(ops: CupyOps) -> None:
+    """Against float64 from the same float32 numbers."""
+    for (name, count, widths), arithmetic in itertools.product(TENSOR_STEPS, TENSOR_ERRORS):
+        x = rng_of(count).standard_normal((2, count, widths[0])).astype(np.float32)
+        y = (rng_of(1).integers(0, 3, count) / 2).astype(np.float32)
+        params = {part: value.astype(np.float32) for part, value in network(*widths).items()}
+        exact = {part: value.astype(np.float64) for part, value in params.items()}
+        loss = getattr(losses, name)
+        each = CupyOps(ops.xp, ops.lib, ops.groups, "tf32" if arithmetic == "Tf32" else "float32")
+        found = OnDevice(each).mlp_margin_step(params, x[0], x[1], y, loss)
+        expected = PLAIN.mlp_margin_step(exact, x[0].astype(float), x[1].astype(float), y.astype(float), loss)
+        assert each._step_kernel(params, loss) == ("mlp_margin_tensor", f"float, {LOSSES[name]}, {arithmetic}")
+        value, grads = (np.concatenate([np.ravel(v) for v in (r[0], *r[1].values())]) for r in (found, expected))
+        np.testing.assert_allclose(value, grads, rtol=0, atol=TENSOR_ERRORS[arithmetic] * np.abs(grads).max())
+
+
 def losses_of_many_blocks(ops: CupyOps) -> None:
     """More blocks than a warp has lanes, at the third of four steps; the others' losses stay."""
     for blocks in (1, 31, 33, 100):
@@ -241,6 +279,7 @@ def random_numbers(ops: CupyOps) -> None:
 
 EXAMPLES: dict[str, Callable[[CupyOps], None]] = {  # by source
     "columns": column_sums,
+    "few_rows": sums_of_few_rows,
     "bias": biases,
     "layer_norm": layer_norms,
     "token_log_p": tokens_log_p,
@@ -250,6 +289,7 @@ EXAMPLES: dict[str, Callable[[CupyOps], None]] = {  # by source
     "adam": adam,
     "margin": margins,
     "mlp": networks,
+    "mlp_tensor": tensor_networks,
     "next_token": next_tokens,
     "philox": random_numbers,
 }

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.cuda import kernel_table
-from accel.cuda.kernel_table import KERNELS, PREAMBLE
+from accel.cuda.kernel_table import KERNELS, PREAMBLE, Kernel
 from accel.cuda.ops import CupyOps
 from accel.sequence_ops import Precision
 from tests.mutants import judged
@@ -125,8 +125,16 @@ class Mixed:
     def product(self, a: Any, b: Any, out: Any, precision: Precision) -> None:
         self.right.product(a, b, out, precision)
 
+    @property
+    def tensor_memory(self) -> int:
+        return self.right.tensor_memory
+
     def capture(self, function: Callable[[], None]) -> None:
         """No graphs: each launch is looked at."""
+
+
+def kernels_of(source: str) -> list[Kernel]:
+    return [kernel for kernel in KERNELS.values() if kernel.source == source]
 
 
 def caught(mutant: Mutant, right: ShimLib) -> str:
@@ -152,7 +160,8 @@ def failure(mutant: Mutant, right: ShimLib) -> str:
     with tempfile.TemporaryDirectory(prefix="pbde-mutant-") as folder:
         for source in mutant.sources():
             code = {source: mutant.code(source)}
-            wrong = ShimLib(Path(folder), sources=code, types=("double",), fence=True)
+            types = ("double",) if any("double" in kernel.types for kernel in kernels_of(source)) else ("float",)
+            wrong = ShimLib(Path(folder), sources=code, types=types, fence=True)
             lib = Mixed(right, wrong, [source], mutant.kernel)
             try:
                 EXAMPLES[source](CupyOps(device.xp, lib, groups=3))

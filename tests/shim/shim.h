@@ -55,8 +55,11 @@ struct State {
     ucontext_t scheduler{};
     jmp_buf back{};
     char error[200] = "";
+    unsigned char* shared = nullptr;  // of a size that the launch gives, with a guard behind it
+    size_t bytes = 0;
 };
 inline State state;
+const size_t GUARD = 4096;
 
 #ifdef __SANITIZE_ADDRESS__
 inline void leave() { swapcontext(&state.fibers[state.current].context, &state.scheduler); }
@@ -174,8 +177,19 @@ __attribute__((no_sanitize("address"))) inline void poison() {
 #endif
 }
 
-// 0, or 1 with a line in state.error.
-inline int run(void (*body)(void*), void* arguments, unsigned blocks, int threads, int order) {
+// Shared memory of the launch's size: NaNs, and a guard that holds 0.
+inline void give_shared() {
+    memset(state.shared, 0xff, state.bytes);
+    memset(state.shared + state.bytes, 0, GUARD);
+}
+
+inline void check_guard() {
+    for (size_t i = 0; i < GUARD; ++i)
+        if (state.shared[state.bytes + i]) return fail("wrote behind shared memory", 0);
+}
+
+// 0, or 1 with a line in state.error. bytes: of shared memory, for kernels that ask at the launch.
+inline int run(void (*body)(void*), void* arguments, unsigned blocks, int threads, int order, size_t bytes) {
     if (!state.fibers) {
         state.fibers = (Fiber*)calloc(LARGEST, sizeof(Fiber));
         state.stacks = (char*)malloc(STACK * LARGEST);
@@ -186,9 +200,15 @@ inline int run(void (*body)(void*), void* arguments, unsigned blocks, int thread
     state.threads = {(unsigned)threads, 1, 1};
     state.blocks = {blocks, 1, 1};
     state.error[0] = 0;
+    if (state.bytes != bytes || !state.shared) {
+        free(state.shared);
+        state.shared = (unsigned char*)aligned_alloc(64, (bytes + GUARD + 63) / 64 * 64);
+        state.bytes = bytes;
+    }
     for (unsigned k = 0; k < blocks; ++k) {
         state.block = {order & 1 ? blocks - 1 - k : k, 0, 0};
         poison();
+        if (bytes) give_shared();
         for (int i = 0; i < threads; ++i) {
             Fiber& fiber = state.fibers[i];
             bool ready = fiber.wait == DONE;
@@ -202,6 +222,7 @@ inline int run(void (*body)(void*), void* arguments, unsigned blocks, int thread
             makecontext(&fiber.context, start, 0);
         }
         if (!run_block(order)) return 1;
+        if (bytes) check_guard();
     }
     return state.error[0] != 0;
 }
@@ -219,6 +240,42 @@ inline int run(void (*body)(void*), void* arguments, unsigned blocks, int thread
     shim::exchange(mask, value, (int)(threadIdx.x % shim::LANES) ^ (bits), __LINE__)
 #define __shfl_down_sync(mask, value, by) \
     shim::exchange(mask, value, (int)(threadIdx.x % shim::LANES) + (by), __LINE__)
+
+#define __expf(x) exp(x)
+#define __fdividef(x, y) ((x) / (y))
+#define SHARED_NUMBERS(name) float* name = (float*)shim::state.shared
+
+inline unsigned __float_as_uint(float x) {
+    unsigned bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+inline float __uint_as_float(unsigned bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+inline float to_tf32(float x) { return x == x ? __uint_as_float((__float_as_uint(x) + 0x1000u) & 0xffffe000u) : x; }
+
+namespace shim {
+inline float of_tensor_core[LARGEST][6];  // a and b of each thread, without the bits that tf32 does not have
+
+// sums += a b, [16, 8] [8, 8], as tensor.cuh lays them out.
+inline void product(float (&sums)[4], const float (&a)[4], const float (&b)[2], int line) {
+    float* own = of_tensor_core[state.current];
+    for (int i = 0; i < 6; ++i) own[i] = __uint_as_float(__float_as_uint(i < 4 ? a[i] : b[i - 4]) & 0xffffe000u);
+    wait_for(WARP_SYNC, line, 0xffffffffu);
+    int first = state.current / LANES * LANES, g = state.current % LANES / 4, t = state.current % 4;
+    for (int q = 0; q < 4; ++q)
+        for (int k = 0; k < 8; ++k) {
+            const float* left = of_tensor_core[first + 4 * g + k / 2];
+            const float* right = of_tensor_core[first + 4 * (2 * t + q % 2) + k / 2];
+            sums[q] += left[2 * (q / 2) + k % 2] * right[4 + k % 2];
+        }
+    wait_for(WARP_SYNC, line, 0xffffffffu);
+}
+}  // namespace shim
+#define add_product(sums, a, b) shim::product(sums, a, b, __LINE__)
 
 // One fiber runs at a time: what a GPU does in one piece is one piece here.
 template <typename T> T atomicAdd(T* at, T value) {
