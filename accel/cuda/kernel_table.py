@@ -24,7 +24,9 @@ LOSSES = {"logistic": "Logistic", "squared": "Squared", "hinge": "Hinge", "ranki
 PREAMBLE = {
     "margin": ("common.cuh", "losses.cuh"),
     "mlp": ("common.cuh", "losses.cuh"),
-    "mlp_tensor": ("common.cuh", "losses.cuh", "tensor.cuh"),
+    "mlp_tensor": ("common.cuh", "losses.cuh", "tensor.cuh", "tiles.cuh"),
+    "attention": ("common.cuh", "heads.cuh"),
+    "attention_tensor": ("common.cuh", "tensor.cuh", "tiles.cuh", "heads.cuh"),
 }
 NUMBERS: dict[str, np.dtype[Any]] = {
     "int64": np.dtype(np.int64),
@@ -35,6 +37,8 @@ NUMBERS: dict[str, np.dtype[Any]] = {
 LARGEST_GRID = 2**31 - 1
 CHUNK = 128  # rows of a strip of columns: CHUNK in common.cuh
 TILE, WIDE = 64, 64  # rows of a block, widest layer: mlp.cu
+MATRIX = 64 * 64  # numbers: tiles.cuh
+ATTENTION_BYTES = 4 * 4 * MATRIX  # shared memory of attention_backward_tensor
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Kernel:
 
 def tensor_bytes(layers: int) -> int:
     """Shared memory of mlp_margin_tensor: activations of the hidden layers, weights between them, omega."""
-    return 4 * ((2 * layers - 3) * TILE * WIDE + TILE)
+    return 4 * ((2 * layers - 3) * MATRIX + TILE)
 
 
 WARP = 32
@@ -111,6 +115,26 @@ KERNELS = {
             "T* T* T* const T* const T* const T* const T* const int64* int int T",
             256,
             1,
+        ),
+        Kernel(
+            "attention_forward_tensor",
+            "attention_tensor",
+            "T* const T* const T* const T* const int64* int int T",
+            128,
+            1,
+            ("Split", "Tf32"),
+            types=("float",),
+            shared=lambda _: ATTENTION_BYTES // 2,
+        ),
+        Kernel(
+            "attention_backward_tensor",
+            "attention_tensor",
+            "T* T* T* const T* const T* const T* const T* const int64* int int T",
+            128,
+            1,
+            ("Split", "Tf32"),
+            types=("float",),
+            shared=lambda _: ATTENTION_BYTES,
         ),
         Kernel("segment_sum", "segments", "T* const T* const int64* const int64* int64 int64", 128, ROW_WARPS),
         Kernel("embedding_backward", "segments", "T* const T* const int64* const int64* int", 128, 1),

@@ -17,7 +17,7 @@ import numpy as np
 
 from accel.adam import constants, unbiased_rates
 from accel.buffers import Array
-from accel.cuda.kernel_table import TYPES, chunks, walks
+from accel.cuda.kernel_table import ARITHMETIC, ATTENTION_BYTES, TYPES, chunks, walks
 from accel.cuda.launcher import KernelLib
 from accel.cuda.mlp_ops import GROUPS, LOSS_TYPES, CupyNetworkOps
 from accel.cuda.sampling_ops import CupySamplingOps
@@ -33,8 +33,8 @@ class CupyOps(CupySamplingOps, CupyNetworkOps):
     """Ops on the arrays of xp with the kernels of lib. float32 and float64; other dtypes as in `Ops`.
 
     groups: at most so many blocks share the rows of an MLP; where there are more, a block takes several tiles.
-    precision: of the float32 products of the Transformer's layers, not attention's (`accel.cuda.cublas`), and of
-    the MLP's training steps on tensor cores, where bfloat16 is tf32.
+    precision: of the float32 products of the Transformer's layers (`accel.cuda.cublas`). In attention and in the
+    MLP's training steps tensor cores take tf32 for bfloat16 too, and three products of tf32 for one of float32.
     """
 
     name = "cupy"
@@ -209,4 +209,7 @@ class CupyOps(CupySamplingOps, CupyNetworkOps):
             first, count = groups[0].first, sum(group.count for group in groups)
             heads, channels = inputs[0].shape[1:]
             values = (groups[0].starts[first:], heads, channels, 1.0 / math.sqrt(channels))
-            self.lib.launch(name, TYPES[str(inputs[0].dtype)], count * heads, *outputs, *inputs, *values)
+            variant = TYPES[str(inputs[0].dtype)]
+            if variant == "float" and self.lib.tensor_memory >= ATTENTION_BYTES:
+                name, variant = f"{name}_tensor", f"{variant}, {ARITHMETIC[self.precision]}"
+            self.lib.launch(name, variant, count * heads, *outputs, *inputs, *values)

@@ -1,23 +1,8 @@
-// Causal attention of one head in one sequence, a block each, for at most SPAN tokens and SPAN channels: one kernel
-// forward, one backward, which computes the weights again. Rows [R, heads, channels]; sequence i: starts[i]..
+// Causal attention: one kernel forward, one backward, which computes the weights again.
 
-const int SPAN = 64;
 const int HALVES = SPAN / WARP;  // keys of a lane: lane, lane + 32
 const int WARPS = 8;
 const int TURNS = SPAN / WARPS;  // queries of a warp: warp, warp + 8, ...
-
-// Where a block's head begins in [R, heads, channels], and how long its sequence is.
-struct Head {
-    int64 begin;
-    int length, stride;
-
-    __device__ Head(const int64* starts, int heads, int channels) {
-        int64 sequence = blockIdx.x / heads;
-        length = (int)(starts[sequence + 1] - starts[sequence]);
-        stride = heads * channels;
-        begin = starts[sequence] * stride + (int64)(blockIdx.x % heads) * channels;
-    }
-};
 
 // The sequence's rows of one head into shared memory.
 template <typename T>

@@ -6,7 +6,7 @@ What the mutants must fail. An example takes the raw `CupyOps` and raises where 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -124,6 +124,34 @@ def attentions(ops: CupyOps) -> None:
     attend(ops, [40, 64], 1, 64)
 
 
+TENSOR_ERRORS = {"Split": 2.0**-19, "Tf32": 2.0**-8}  # relative to the largest number; float32 on a CPU: 2^-20
+
+
+def of_precision(ops: CupyOps, arithmetic: str) -> CupyOps:
+    return CupyOps(ops.xp, ops.lib, ops.groups, "tf32" if arithmetic == "Tf32" else "float32")
+
+
+def near(found: Sequence[Any], expected: Sequence[Any], arithmetic: str) -> None:
+    """What tensor cores gave, against float64 from the same float32 numbers."""
+    there, exact = (np.concatenate([np.ravel(part) for part in parts]) for parts in (found, expected))
+    np.testing.assert_allclose(there, exact, rtol=0, atol=TENSOR_ERRORS[arithmetic] * np.abs(exact).max())
+
+
+def tensor_attentions(ops: CupyOps) -> None:
+    shapes = (([1, 2, 9, 31, 32, 33], 2, 3), ([63, 64, 1], 1, 33), ([40], 1, 64))
+    for (lengths, heads, channels), arithmetic in itertools.product(shapes, TENSOR_ERRORS):
+        tokens = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
+        groups, rng = pack(tokens, 9, 99).groups, rng_of(heads, channels)
+        numbers = rng.standard_normal((4, sum(lengths), heads, channels)).astype(np.float32)
+        found: list[list[Any]] = []
+        for each, kind in ((OnDevice(of_precision(ops, arithmetic)), np.float32), (PLAIN, np.float64)):
+            query, key, value, dout = numbers.astype(kind)
+            out, cache = each.attention_forward(query, key, value, groups)
+            found.append([out, *each.attention_backward(dout, cache)])
+        for there, exact in zip(*found, strict=True):
+            near([there], [exact], arithmetic)
+
+
 def segments(ops: CupyOps) -> None:
     device = OnDevice(ops)
     for count, n in ((0, 3), (1, 1), (70, 5), (300, 9)):
@@ -230,7 +258,6 @@ TENSOR_STEPS: tuple[tuple[str, int, tuple[int, ...]], ...] = (
     ("hinge", 40, (3, 9, 33, 64, 1)),
     ("ranking", 1, (1, 1, 1)),
 )
-TENSOR_ERRORS = {"Split": 2.0**-19, "Tf32": 2.0**-8}  # relative to the largest number; float32 on a CPU: 2^-20
 
 
 def tensor_networks(ops: CupyOps) -> None:
@@ -241,12 +268,11 @@ def tensor_networks(ops: CupyOps) -> None:
         params = {part: value.astype(np.float32) for part, value in network(*widths).items()}
         exact = {part: value.astype(np.float64) for part, value in params.items()}
         loss = getattr(losses, name)
-        each = CupyOps(ops.xp, ops.lib, ops.groups, "tf32" if arithmetic == "Tf32" else "float32")
+        each = of_precision(ops, arithmetic)
         found = OnDevice(each).mlp_margin_step(params, x[0], x[1], y, loss)
         expected = PLAIN.mlp_margin_step(exact, x[0].astype(float), x[1].astype(float), y.astype(float), loss)
         assert each._step_kernel(params, loss) == ("mlp_margin_tensor", f"float, {LOSSES[name]}, {arithmetic}")
-        value, grads = (np.concatenate([np.ravel(v) for v in (r[0], *r[1].values())]) for r in (found, expected))
-        np.testing.assert_allclose(value, grads, rtol=0, atol=TENSOR_ERRORS[arithmetic] * np.abs(grads).max())
+        near(*((value, *grads.values()) for value, grads in (found, expected)), arithmetic)
 
 
 def losses_of_many_blocks(ops: CupyOps) -> None:
@@ -285,6 +311,7 @@ EXAMPLES: dict[str, Callable[[CupyOps], None]] = {  # by source
     "token_log_p": tokens_log_p,
     "softmax": softmaxes,
     "attention": attentions,
+    "attention_tensor": tensor_attentions,
     "segments": segments,
     "adam": adam,
     "margin": margins,
