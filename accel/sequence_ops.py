@@ -74,8 +74,10 @@ class SequenceOps:
         out += bias
         return out, (norm, rstd, scale)
 
-    def layer_norm_backward(self, dout: Array, cache: Cache) -> tuple[Array, Array, Array]:
-        """[R, C] -> dx [R, C], dscale [C], dbias [C]."""
+    def layer_norm_backward(
+        self, dout: Array, cache: Cache, onto: Array | None = None
+    ) -> tuple[Array, Array, Array]:
+        """[R, C] -> dx [R, C], dscale [C], dbias [C]. onto [R, C] is added to dx: what reaches x on other ways."""
         norm, rstd, scale = cache
         # forward: out = norm * scale + bias
         dnorm, dscale, dbias = dout * scale, self.xp.einsum("rc,rc->c", dout, norm), dout.sum(axis=0)
@@ -84,7 +86,7 @@ class SequenceOps:
         dx = dnorm - dnorm.mean(axis=1, keepdims=True)
         dx -= norm * slope
         dx *= rstd
-        return dx, dscale, dbias
+        return dx if onto is None else dx + onto, dscale, dbias
 
     def embedding_forward(self, table: Array, tokens: Array) -> tuple[Array, Cache]:
         """The rows of a table: [V, C], tokens [R] -> [R, C], cache."""
@@ -101,6 +103,14 @@ class SequenceOps:
 
     # ----- Sums -----
 
+    def residual(self, x: Array, rows: Array, bias: Array) -> Array:
+        """x + rows + bias: 2 [R, C], [C] -> [R, C]."""
+        return x + rows + bias
+
+    def column_sums(self, x: Array) -> Array:
+        """[R, C] -> [C]."""
+        return x.sum(axis=0)
+
     def scatter(self, index: Array, values: Array, n: int) -> Array:
         """(n,): [i] = the sum of values where index is i, added in a fixed order, in float64."""
         return self.xp.bincount(index, weights=values, minlength=n).astype(values.dtype)
@@ -116,9 +126,9 @@ class SequenceOps:
         return list(outs), (norm, products)
 
     def norm_matmuls_backward(
-        self, douts: Sequence[Array], cache: Cache
+        self, douts: Sequence[Array], cache: Cache, onto: Array | None = None
     ) -> tuple[Array, Array, Array, list[Array]]:
-        """Each [R, N] -> dx [R, C], dscale [C], dbias [C], dkernels, each [C, N]."""
+        """Each [R, N] -> dx [R, C], onto added, dscale [C], dbias [C], dkernels, each [C, N]."""
         norm, products = cache
         # forward: outs = normed @ kernels
         parts = [self.matmul_backward(dout, product) for dout, product in zip(douts, products, strict=True)]
@@ -126,7 +136,7 @@ class SequenceOps:
         for drows, _ in parts[1:]:
             dnormed = dnormed + drows
         # forward: normed = norm(x)
-        return *self.layer_norm_backward(dnormed, norm), [dkernel for _, dkernel in parts]
+        return *self.layer_norm_backward(dnormed, norm, onto), [dkernel for _, dkernel in parts]
 
     def matmul_add_forward(self, x: Array, rows: Array, kernel: Array) -> tuple[Array, Cache]:
         """x + rows W: [R, C], [R, K], [K, C] -> [R, C], cache."""
@@ -153,7 +163,7 @@ class SequenceOps:
         hidden, dense_0 = self.matmul_forward(normed, kernel_0)
         hidden, relu = self.bias_relu_forward(hidden, bias_0)
         rows, dense_1 = self.matmul_forward(hidden, kernel_1)
-        return x + rows + bias_1, (norm, dense_0, relu, dense_1)
+        return self.residual(x, rows, bias_1), (norm, dense_0, relu, dense_1)
 
     def mlp_block_backward(self, dout: Array, cache: Cache) -> tuple[Array, ...]:
         """[R, C] -> dx, dscale, dbias, dkernel_0, dbias_0, dkernel_1, dbias_1."""
@@ -164,8 +174,8 @@ class SequenceOps:
         dhidden, dbias_0 = self.bias_relu_backward(dhidden, relu)
         dnormed, dkernel_0 = self.matmul_backward(dhidden, dense_0)
         # forward: normed = norm(x)
-        dx, dscale, dbias = self.layer_norm_backward(dnormed, norm)
-        return dout + dx, dscale, dbias, dkernel_0, dbias_0, dkernel_1, dout.sum(axis=0)
+        dx, dscale, dbias = self.layer_norm_backward(dnormed, norm, dout)
+        return dx, dscale, dbias, dkernel_0, dbias_0, dkernel_1, self.column_sums(dout)
 
     # ----- Attention -----
 

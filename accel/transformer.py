@@ -77,14 +77,14 @@ def attention_backward(ops: SequenceOps, dx: Array, cache: Cache, block: Params)
     heads = block["SelfAttention_0/out/kernel"].shape[:2]  # H, D
     dheads = ops.attention_backward(dmixed.reshape(-1, *heads), attention)
     # forward: normed @ kernels, normed = norm(x)
-    drows, dscale, dbias, dkernels = ops.norm_matmuls_backward(
-        [dhead.reshape(len(dx), -1) for dhead in dheads], projections
+    dx, dscale, dbias, dkernels = ops.norm_matmuls_backward(
+        [dhead.reshape(len(dx), -1) for dhead in dheads], projections, dx
     )
     for part, dkernel in zip(PROJECTIONS, dkernels, strict=True):
         put(block, f"SelfAttention_0/{part}/kernel", dkernel)
     put(block, "LayerNorm_0/scale", dscale)
     put(block, "LayerNorm_0/bias", dbias)
-    return dx + drows
+    return dx
 
 
 def mlp_forward(ops: SequenceOps, block: Params, x: Array) -> tuple[Array, Cache]:

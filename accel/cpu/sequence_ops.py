@@ -82,10 +82,10 @@ class NumbaSequenceOps(SequenceOps):
         return outs, (x, scale, bias, kernels)
 
     def norm_matmuls_backward(
-        self, douts: Sequence[Array], cache: Cache
+        self, douts: Sequence[Array], cache: Cache, onto: Array | None = None
     ) -> tuple[Array, Array, Array, list[Array]]:
         if cache[0] is None:
-            return super().norm_matmuls_backward(douts, cache[1])
+            return super().norm_matmuls_backward(douts, cache[1], onto)
         x, scale, bias, kernels = cache
         dx, shape = self._empty(x.shape, x), kernels[0].shape
         parts = self._parts(x, (len(kernels), kernels[0].size), scale.shape, bias.shape)
@@ -99,6 +99,8 @@ class NumbaSequenceOps(SequenceOps):
         )
         self._groups(cpu_layers.norm_matmuls_backward, parts, x, *inputs, dx, *parts)
         dkernels, dscale, dbias = (self._sum(part) for part in parts)
+        if onto is not None:
+            dx += onto
         return dx, dscale, dbias, [dkernel.reshape(shape) for dkernel in dkernels]
 
     def matmul_add_forward(self, x: Array, rows: Array, kernel: Array) -> tuple[Array, Cache]:

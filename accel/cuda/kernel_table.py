@@ -35,6 +35,7 @@ NUMBERS: dict[str, np.dtype[Any]] = {
     "double": np.dtype(np.float64),
 }
 LARGEST_GRID = 2**31 - 1
+AHEAD = 4  # columns of a thread: token_log_p.cu
 CHUNK = 128  # rows of a strip of columns: CHUNK in common.cuh
 TILE, WIDE = 64, 64  # rows of a block, widest layer: mlp.cu
 MATRIX = 64 * 64  # numbers: tiles.cuh
@@ -91,11 +92,16 @@ KERNELS = {
     for kernel in (
         Kernel("column_sum", "columns", "T* const T* int64 int", STRIP, 1),
         Kernel("few_rows_sum", "few_rows", "T* const T* int int", STRIP, WARP),
-        Kernel("bias_act_forward", "bias", "T* const T* const T* int64 int", 256, 256, ACTS),
+        Kernel("bias_act_forward", "bias", "T* const T* const T* int64 int", 256, 1024, ACTS),
+        Kernel("residual", "bias", "T* const T* const T* const T* int64 int", 256, 1024),
         Kernel("bias_act_backward", "bias", "T* T* const T* const T* int64 int", STRIP, 1, ACTS),
         Kernel("layer_norm_forward", "layer_norm", "T* T* const T* const T* const T* int64 int T", 128, ROW_WARPS),
         Kernel(
-            "layer_norm_backward", "layer_norm", "T* const T* const T* const T* const T* int64 int", 128, ROW_WARPS
+            "layer_norm_backward",
+            "layer_norm",
+            "T* const T* const T* const T* const T* const T* int64 int int",
+            128,
+            ROW_WARPS,
         ),
         Kernel("layer_norm_params", "layer_norm", "T* const T* const T* const T* int64 int", STRIP, 1),
         Kernel("token_log_p_forward", "token_log_p", "T* T* const T* const T* const int64* int", 256, 1),
@@ -108,18 +114,18 @@ KERNELS = {
         ),
         Kernel("causal_softmax", "softmax", "T* int64 int", 128, ROW_WARPS),
         Kernel("causal_softmax_backward", "softmax", "T* const T* int64 int", 128, ROW_WARPS),
-        Kernel("attention_forward", "attention", "T* const T* const T* const T* const int64* int int T", 256, 1),
+        Kernel("attention_forward", "attention", "T* const T* const int64* int int T", 256, 1),
         Kernel(
             "attention_backward",
             "attention",
-            "T* T* T* const T* const T* const T* const T* const int64* int int T",
+            "T* const T* const T* const int64* int int T",
             256,
             1,
         ),
         Kernel(
             "attention_forward_tensor",
             "attention_tensor",
-            "T* const T* const T* const T* const int64* int int T",
+            "T* const T* const int64* int int T",
             128,
             1,
             ("Split", "Tf32"),
@@ -129,7 +135,7 @@ KERNELS = {
         Kernel(
             "attention_backward_tensor",
             "attention_tensor",
-            "T* T* T* const T* const T* const T* const T* const int64* int int T",
+            "T* const T* const T* const int64* int int T",
             128,
             1,
             ("Split", "Tf32"),

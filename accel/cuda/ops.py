@@ -7,9 +7,6 @@ NumPy arrays.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from itertools import takewhile
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,19 +14,20 @@ import numpy as np
 
 from accel.adam import constants, unbiased_rates
 from accel.buffers import Array
-from accel.cuda.kernel_table import ARITHMETIC, ATTENTION_BYTES, TYPES, chunks, walks
+from accel.cuda.attention_ops import CupyAttentionOps
+from accel.cuda.kernel_table import AHEAD, TYPES, chunks, walks
 from accel.cuda.launcher import KernelLib
-from accel.cuda.mlp_ops import GROUPS, LOSS_TYPES, CupyNetworkOps
+from accel.cuda.layer_ops import CupyLayerOps
+from accel.cuda.mlp_ops import GROUPS, LOSS_TYPES
 from accel.cuda.sampling_ops import CupySamplingOps
 from accel.losses import MarginLoss
 from accel.ops import Pairs, check_omega
-from accel.packing import Group
-from accel.sequence_ops import EPS, Cache, Precision
+from accel.sequence_ops import Cache, Precision
 
 SPAN = 64  # tokens of a sequence, channels of a head: attention.cu
 
 
-class CupyOps(CupySamplingOps, CupyNetworkOps):
+class CupyOps(CupySamplingOps, CupyAttentionOps, CupyLayerOps):
     """Ops on the arrays of xp with the kernels of lib. float32 and float64; other dtypes as in `Ops`.
 
     groups: at most so many blocks share the rows of an MLP; where there are more, a block takes several tiles.
@@ -93,36 +91,6 @@ class CupyOps(CupySamplingOps, CupyNetworkOps):
         self.lib.product(a, b, out, self.precision)
         return out
 
-    def bias_relu_forward(self, x: Array, bias: Array) -> tuple[Array, Cache]:
-        if str(x.dtype) not in TYPES:
-            return super().bias_relu_forward(x, bias)
-        out = self._bias_act("Relu", x, bias)
-        return out, out
-
-    def bias_relu_backward(self, dout: Array, cache: Cache) -> tuple[Array, Array]:
-        if str(dout.dtype) not in TYPES:
-            return super().bias_relu_backward(dout, cache)
-        return self._bias_act_gradient("Relu", dout, cache)
-
-    def layer_norm_forward(self, x: Array, scale: Array, bias: Array) -> tuple[Array, Cache]:
-        kind = TYPES.get(str(x.dtype))
-        if kind is None:
-            return super().layer_norm_forward(x, scale, bias)
-        x, out, stats = self._dense(x), self._empty(x, *x.shape), self._empty(x, len(x), 2)
-        self.lib.launch("layer_norm_forward", kind, len(x), out, stats, x, scale, bias, *x.shape, EPS)
-        return out, (x, stats, scale)
-
-    def layer_norm_backward(self, dout: Array, cache: Cache) -> tuple[Array, Array, Array]:
-        if str(dout.dtype) not in TYPES:
-            return super().layer_norm_backward(dout, cache)
-        x, stats, scale = cache
-        kind, dout, dx = TYPES[str(dout.dtype)], self._dense(dout), self._empty(x, *x.shape)
-        self.lib.launch("layer_norm_backward", kind, len(x), dx, dout, x, stats, scale, *x.shape)
-        parts = self._empty(x, chunks(len(x)) * 2 * x.shape[1])
-        self.lib.launch("layer_norm_params", kind, walks(*x.shape), parts, dout, x, stats, *x.shape)
-        dparams = self._added(parts, 2 * x.shape[1])
-        return dx, dparams[: x.shape[1]], dparams[x.shape[1] :]
-
     def embedding_backward(self, dout: Array, cache: Cache) -> Array:
         if str(dout.dtype) not in TYPES:
             return super().embedding_backward(dout, cache)
@@ -131,22 +99,6 @@ class CupyOps(CupySamplingOps, CupyNetworkOps):
         kind = TYPES[str(dout.dtype)]
         self.lib.launch("embedding_backward", kind, vocab, dtable, self._dense(dout), *segments, channels)
         return dtable
-
-    def attention_forward(
-        self, query: Array, key: Array, value: Array, groups: Sequence[Group]
-    ) -> tuple[Array, Cache]:
-        short = self._short(query, groups)
-        out, cache = super().attention_forward(query, key, value, groups[len(short) :])
-        inputs = [self._dense(part) for part in (query, key, value)]
-        self._attend("attention_forward", short, [out], inputs)
-        return out, (cache, inputs, short)
-
-    def attention_backward(self, dout: Array, cache: Cache) -> tuple[Array, Array, Array]:
-        rest, inputs, short = cache
-        dout = self._dense(dout)
-        grads = super().attention_backward(dout, rest)
-        self._attend("attention_backward", short, grads, [dout, *inputs])
-        return grads
 
     def causal_softmax(self, scores: Array) -> None:
         if str(scores.dtype) not in TYPES:
@@ -177,7 +129,8 @@ class CupyOps(CupySamplingOps, CupyNetworkOps):
         dlogits = self._empty(logits, *logits.shape)
         parts = self._empty(x, chunks(len(x)) * logits.shape[1])
         inputs = (self._dense(dout), logits, bias, stats, targets, *logits.shape)
-        self.lib.launch("token_log_p_backward", TYPES[str(x.dtype)], walks(*logits.shape), dlogits, parts, *inputs)
+        items = walks(len(logits), -(-logits.shape[1] // AHEAD))
+        self.lib.launch("token_log_p_backward", TYPES[str(x.dtype)], items, dlogits, parts, *inputs)
         # forward: logits = x @ kernel
         dbias = self._added(parts, logits.shape[1])
         return self.product(dlogits, kernel.T), self.product(x.T, dlogits), dbias
@@ -195,21 +148,3 @@ class CupyOps(CupySamplingOps, CupyNetworkOps):
         inputs = (values, order, starts, len(values), len(out))
         self.lib.launch("segment_sum", TYPES[str(values.dtype)], len(out), out, *inputs)
         return out
-
-    def _short(self, query: Array, groups: Sequence[Group]) -> Sequence[Group]:
-        """The first groups, whose sequences the attention kernels take; lengths ascend."""
-        if str(query.dtype) not in TYPES or query.shape[2] > SPAN:
-            return ()
-        return tuple(takewhile(lambda group: group.length <= SPAN, groups))
-
-    def _attend(
-        self, name: str, groups: Sequence[Group], outputs: Sequence[Array], inputs: Sequence[Array]
-    ) -> None:
-        if groups:
-            first, count = groups[0].first, sum(group.count for group in groups)
-            heads, channels = inputs[0].shape[1:]
-            values = (groups[0].starts[first:], heads, channels, 1.0 / math.sqrt(channels))
-            variant = TYPES[str(inputs[0].dtype)]
-            if variant == "float" and self.lib.tensor_memory >= ATTENTION_BYTES:
-                name, variant = f"{name}_tensor", f"{variant}, {ARITHMETIC[self.precision]}"
-            self.lib.launch(name, variant, count * heads, *outputs, *inputs, *values)

@@ -40,10 +40,11 @@ template <typename T> __device__ void softmax(T (&scores)[HALVES], int t, T scal
 
 // out = softmax(scale query . key) value.
 template <typename T>
-__global__ void attention_forward(T* out, const T* query, const T* key, const T* value, const int64* starts,
-                                  int heads, int channels, T scale) {
+__global__ void attention_forward(T* out, const T* qkv, const int64* starts, int heads, int channels,
+                                  T scale) {
     __shared__ T keys[SPAN][SPAN + 1], weights[WARPS][SPAN];
-    Head head(starts, heads, channels);
+    Head head(starts, 3, heads, channels), dense(starts, 1, heads, channels);
+    const T *query = qkv, *key = qkv + head.part, *value = qkv + 2 * head.part;
     stage(keys, key, head, channels);
     __syncthreads();
     T* own = weights[warp_of_thread()];
@@ -56,7 +57,7 @@ __global__ void attention_forward(T* out, const T* query, const T* key, const T*
         for (int d = lane_of_thread(); d < channels; d += WARP) {
             T sum = 0;
             for (int s = 0; s <= t; ++s) sum += own[s] * value[head.begin + (int64)s * head.stride + d];
-            out[head.begin + (int64)t * head.stride + d] = sum;
+            out[dense.begin + (int64)t * dense.stride + d] = sum;
         }
         __syncwarp();  // own is read
     }
@@ -77,20 +78,23 @@ __device__ void spread(T (*tile)[SPAN + 1], const T (&own)[TURNS][HALVES], int l
 
 // out[s] = scale sum_t>=s tile[t][s] rows[t].
 template <typename T>
-__device__ void mix_later(T* out, T (*tile)[SPAN + 1], const T* rows, const Head& head, int channels, T scale) {
+__device__ void mix_later(T* out, const Head& head, T (*tile)[SPAN + 1], const T* rows, const Head& of_rows,
+                          int channels, T scale) {
     for (int s = warp_of_thread(); s < head.length; s += WARPS)
         for (int d = lane_of_thread(); d < channels; d += WARP) {
             T sum = 0;
-            for (int t = s; t < head.length; ++t) sum += tile[t][s] * rows[head.begin + (int64)t * head.stride + d];
+            for (int t = s; t < head.length; ++t) sum += tile[t][s] * rows[of_rows.begin + (int64)t * of_rows.stride + d];
             out[head.begin + (int64)s * head.stride + d] = scale * sum;
         }
 }
 
 template <typename T>
-__global__ void attention_backward(T* dquery, T* dkey, T* dvalue, const T* dout, const T* query, const T* key,
-                                   const T* value, const int64* starts, int heads, int channels, T scale) {
+__global__ void attention_backward(T* dqkv, const T* dout, const T* qkv, const int64* starts, int heads,
+                                   int channels, T scale) {
     __shared__ T tile[SPAN][SPAN + 1];
-    Head head(starts, heads, channels);
+    Head head(starts, 3, heads, channels), dense(starts, 1, heads, channels);
+    const T *query = qkv, *key = qkv + head.part, *value = qkv + 2 * head.part;
+    T *dquery = dqkv, *dkey = dqkv + head.part, *dvalue = dqkv + 2 * head.part;
     T weights[TURNS][HALVES], dscores[TURNS][HALVES];
     stage(tile, key, head, channels);
     __syncthreads();
@@ -110,7 +114,7 @@ __global__ void attention_backward(T* dquery, T* dkey, T* dvalue, const T* dout,
         int t = warp_of_thread() + turn * WARPS;
         if (t < head.length) {
             // forward: out = weights value
-            products(dscores[turn], dout + head.begin + (int64)t * head.stride, tile, t, channels);
+            products(dscores[turn], dout + dense.begin + (int64)t * dense.stride, tile, t, channels);
             T dot = 0;
             for (int half = 0; half < HALVES; ++half) dot += weights[turn][half] * dscores[turn][half];
             dot = warp_sum(dot);
@@ -120,10 +124,10 @@ __global__ void attention_backward(T* dquery, T* dkey, T* dvalue, const T* dout,
         }
     }
     spread(tile, weights, head.length);
-    mix_later(dvalue, tile, dout, head, channels, T(1));
+    mix_later(dvalue, head, tile, dout, dense, channels, T(1));
     spread(tile, dscores, head.length);
     // forward: scores = scale query . key
-    mix_later(dkey, tile, query, head, channels, scale);
+    mix_later(dkey, head, tile, query, head, channels, scale);
     for (int t = warp_of_thread(); t < head.length; t += WARPS)
         for (int d = lane_of_thread(); d < channels; d += WARP) {
             T sum = 0;

@@ -59,38 +59,41 @@ __device__ void weigh(Rows& weights, const Rows& query, float* key, float scale,
 
 // out = softmax(scale query key^T) value.
 template <typename T, typename Arithmetic>
-__global__ void attention_forward_tensor(T* out, const T* query, const T* key, const T* value, const int64* starts,
-                                         int heads, int channels, T scale) {
+__global__ void attention_forward_tensor(T* out, const T* qkv, const int64* starts, int heads, int channels,
+                                         T scale) {
     SHARED_NUMBERS(shared);
     float *keys = shared, *values = shared + MATRIX;
-    const Head head(starts, heads, channels);
+    const Head head(starts, 3, heads, channels), dense(starts, 1, heads, channels);
+    const T *query = qkv, *key = qkv + head.part, *value = qkv + 2 * head.part;
     const Lane lane;
     stage(keys, key, head, channels);
     stage(values, value, head, channels);
     Rows rows, weights, sums = {};
     each(rows, [&](int i, int j, int k, float& x) {
-        bool inside = lane.row(j) < head.length && lane.column(i, k) < channels;
-        x = inside ? query[head.begin + (int64)lane.row(j) * head.stride + lane.column(i, k)] : 0;
+        int64 row = head.begin + (int64)lane.row(j) * head.stride;
+        x = lane.row(j) < head.length && lane.column(i, k) < channels ? query[row + lane.column(i, k)] : 0;
     });
     __syncthreads();
     weigh<Arithmetic>(weights, rows, keys, scale, lane);
     multiply<Arithmetic>(sums, weights, lane, [&](int s, int d) -> Pair {
         return {values[place(s, d)], values[place(s + 1, d)]};
     });
-    put(out, sums, head, channels, 1, lane);
+    put(out, sums, dense, channels, 1, lane);
 }
 
 template <typename T, typename Arithmetic>
-__global__ void attention_backward_tensor(T* dquery, T* dkey, T* dvalue, const T* dout, const T* query, const T* key,
-                                          const T* value, const int64* starts, int heads, int channels, T scale) {
+__global__ void attention_backward_tensor(T* dqkv, const T* dout, const T* qkv, const int64* starts, int heads,
+                                          int channels, T scale) {
     SHARED_NUMBERS(shared);
     float *queries = shared, *keys = queries + MATRIX, *values = keys + MATRIX, *douts = values + MATRIX;
-    const Head head(starts, heads, channels);
+    const Head head(starts, 3, heads, channels), dense(starts, 1, heads, channels);
+    const T *query = qkv, *key = qkv + head.part, *value = qkv + 2 * head.part;
+    T *dquery = dqkv, *dkey = dqkv + head.part, *dvalue = dqkv + 2 * head.part;
     const Lane lane;
     stage(queries, query, head, channels);
     stage(keys, key, head, channels);
     stage(values, value, head, channels);
-    stage(douts, dout, head, channels);
+    stage(douts, dout, dense, channels);
     __syncthreads();
     Rows rows, weights, dscores = {};
     take(rows, queries, lane);

@@ -19,14 +19,16 @@ __global__ void layer_norm_forward(T* out, T* stats, const T* x, const T* scale,
 }
 
 // dx = rstd (dnorm - mean(dnorm) - norm mean(dnorm norm)), dnorm = dout scale, norm = (x - mean) rstd: a warp a row.
+// onto is added to it where `adds`.
 template <typename T>
-__global__ void layer_norm_backward(T* dx, const T* dout, const T* x, const T* stats, const T* scale, int64 rows,
-                                    int columns) {
+__global__ void layer_norm_backward(T* dx, const T* dout, const T* x, const T* stats, const T* scale, const T* onto,
+                                    int64 rows, int columns, int adds) {
     int64 row = warp_of_grid();
     if (row >= rows) return;
     x += row * columns;
     dout += row * columns;
     dx += row * columns;
+    onto += row * columns;
     T mean = stats[2 * row], rstd = stats[2 * row + 1], sum = 0, dot = 0;
     for (int c = lane_of_thread(); c < columns; c += WARP) {
         T dnorm = dout[c] * scale[c];
@@ -35,8 +37,10 @@ __global__ void layer_norm_backward(T* dx, const T* dout, const T* x, const T* s
     }
     sum = warp_sum(sum) / columns;
     dot = warp_sum(dot) / columns;
-    for (int c = lane_of_thread(); c < columns; c += WARP)
-        dx[c] = (dout[c] * scale[c] - sum - (x[c] - mean) * rstd * dot) * rstd;
+    for (int c = lane_of_thread(); c < columns; c += WARP) {
+        T value = (dout[c] * scale[c] - sum - (x[c] - mean) * rstd * dot) * rstd;
+        dx[c] = adds ? value + onto[c] : value;
+    }
 }
 
 // The parts of dscale = sum(dout norm) and, after them in each row of parts, of dbias = sum(dout).

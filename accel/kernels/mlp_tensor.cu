@@ -44,131 +44,180 @@ __device__ void weighted_sums(float* grads, const float* x, int width, bool firs
     }
 }
 
-// As mlp_margin_step. layers >= 2: there is a hidden layer.
+// The network and the tile that a block works on. params: kernel and bias of layer after layer. Of shared memory: the
+// activations of the hidden layers, the weights between them, and omega (the outputs, then the loss's gradient in them).
+struct Network {
+    const float* params;
+    const int64* widths;
+    int hidden;  // layers, >= 1
+    float *activations, *weights, *omega;
+
+    __device__ Network(const float* params, const int64* widths, int layers, float* shared)
+        : params(params), widths(widths), hidden(layers - 1), activations(shared),
+          weights(shared + hidden * MATRIX), omega(weights + (hidden - 1) * MATRIX) {}
+    __device__ int width(int layer) const { return (int)widths[layer]; }
+    __device__ int size(int layer) const { return (width(layer) + 1) * width(layer + 1); }  // parameters
+    __device__ float* rows(int layer) const { return activations + layer * MATRIX; }
+    __device__ float* kernel(int layer) const { return weights + (layer - 1) * MATRIX; }
+
+    // The weights between hidden layers into shared memory, 0 where there is no such unit. Where the output's begin.
+    __device__ int fetch() const {
+        int begin = size(0);
+        for (int layer = 1; layer < hidden; ++layer) {
+            int in = width(layer), out = width(layer + 1);
+            fill(kernel(layer), [&](int row, int column) {
+                return row < in && column < out ? params[begin + row * out + column] : 0;
+            });
+            begin += size(layer);
+        }
+        return begin;
+    }
+};
+
+__device__ inline void set_bias(Rows& rows, const float* bias, int width, const Lane& lane) {
+    each(rows, [&](int i, int, int k, float& z) { z = lane.column(i, k) < width ? bias[lane.column(i, k)] : 0; });
+}
+
+// rows = point x W + b of the first layer. point(row): the inputs of a row of the tile, or null.
+template <typename Point> __device__ void first_layer(Rows& rows, const Network& net, const Lane& lane, Point point) {
+    int in = net.width(0), out = net.width(1);
+    const float* x[2] = {point(lane.row(0)), point(lane.row(1))};
+    set_bias(rows, net.params + in * out, out, lane);
+    for (int c = 0; c < in; ++c) {
+        float at[2] = {x[0] ? x[0][c] : 0, x[1] ? x[1][c] : 0};
+        each(rows, [&](int i, int j, int k, float& z) {
+            if (lane.column(i, k) < out) z += at[j] * net.params[c * out + lane.column(i, k)];
+        });
+    }
+}
+
+// From the first layer's sums to the activations of the last hidden layer; all are kept.
+template <typename Arithmetic> __device__ void hidden_layers(Rows& rows, const Network& net, const Lane& lane) {
+    const float* bias = net.params + net.size(0);
+    for (int layer = 1;; ++layer) {
+        each(rows, [](int, int, int, float& z) { z = tanh_of(z); });  // 0 where there is no such unit
+        keep(net.rows(layer - 1), rows, lane);
+        if (layer == net.hidden) return;
+        int out = net.width(layer + 1);
+        bias += net.width(layer) * out;
+        Rows next;
+        set_bias(next, bias, out, lane);
+        bias += out;
+        const float* kernel = net.kernel(layer);
+        multiply<Arithmetic>(next, rows, lane, [&](int c, int n) -> Pair {
+            return {kernel[place(c, n)], kernel[place(c + 1, n)]};
+        });
+        each(rows, [&](int i, int j, int k, float& z) { z = next[i][2 * j + k]; });
+    }
+}
+
+// omega = rows W + b; last: W and b.
+__device__ inline void output(Rows& rows, const float* last, const Network& net, const Lane& lane) {
+    int width = net.width(net.hidden);
+    float sums[2] = {};
+    each(rows, [&](int i, int j, int k, float& z) {
+        if (lane.column(i, k) < width) sums[j] += z * last[lane.column(i, k)];
+    });
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+        sums[j] = sum_of_t(sums[j]);
+        if (lane.t == 0) net.omega[lane.row(j)] = sums[j] + last[width];
+    }
+}
+
+// grads (+)= the gradient of sum_r omega[r] output(r) in the output's parameters; rows becomes that in the last layer's sums.
+__device__ inline void output_gradient(float* grads, Rows& rows, const float* last, const Network& net, bool first,
+                                       const Lane& lane) {
+    int width = net.width(net.hidden), half = WIDE / 2;
+    const float* omega = net.omega;
+    // forward: omega = rows last + bias
+    weighted_sums(grads, net.rows(net.hidden - 1), width, first, lane, [&](int row) { return omega[row]; });
+    if (lane.warp == 0) {
+        float sum = warp_sum(omega[lane_of_thread()] + omega[lane_of_thread() + half]);
+        if (lane_of_thread() == 0) put(grads[width], sum, first);
+    }
+    // forward: rows = tanh(...)
+    each(rows, [&](int i, int j, int k, float& z) {
+        int column = lane.column(i, k);
+        z = column < width ? omega[lane.row(j)] * last[column] * (1 - z * z) : 0;
+    });
+}
+
+// rows, the gradient in a layer's sums, becomes that in the sums of the layer before.
+template <typename Arithmetic>
+__device__ void rows_gradient(Rows& rows, float* kernel, float* before, const Lane& lane) {
+    Rows back = {};
+    multiply<Arithmetic>(back, rows, lane, [&](int c, int n) { return pair_at(kernel, n, c); });
+    // forward: rows = tanh(...)
+    each(rows, [&](int i, int j, int k, float& z) {
+        Pair two = pair_at(before, lane.row(j), lane.column(i, 0));
+        float value = k ? two.second : two.first;
+        z = back[i][2 * j + k] * (1 - value * value);
+    });
+}
+
+// grads (+)= the gradient in all parameters before the output's; grads: where the output's begin.
+template <typename Arithmetic, typename Point>
+__device__ void hidden_gradients(float* grads, Rows& rows, const Network& net, bool first, const Lane& lane,
+                                 Point point) {
+    for (int layer = net.hidden - 1;; --layer) {
+        int in = net.width(layer), out = net.width(layer + 1);
+        grads -= net.size(layer);
+        float* d = net.rows(layer);
+        __syncthreads();  // d's place is read
+        keep(d, rows, lane);
+        __syncthreads();
+        // forward: next = rows kernel + bias
+        weighted_sums(grads + in * out, d, out, first, lane, [](int) { return 1.0f; });
+        if (layer > 0) {
+            kernel_gradient<Arithmetic>(grads, net.rows(layer - 1), d, in, out, first, lane);
+            rows_gradient<Arithmetic>(rows, net.kernel(layer), net.rows(layer - 1), lane);
+            continue;
+        }
+        for (int c = 0; c < in; ++c)
+            weighted_sums(grads + c * out, d, out, first, lane, [&](int row) -> float {
+                const float* x = point(row);
+                return x ? x[c] : 0;
+            });
+        return;
+    }
+}
+
+// As mlp_margin_step; layers >= 2. A tile: WIDE / 2 left sides above their right sides.
 template <typename T, typename Loss, typename Arithmetic>
 __global__ void mlp_margin_tensor(T* parts, double* values, const T* params, const T* x_a, const T* x_b, const T* y,
                                   const int64* widths, int layers, int64 count, int size) {
-    SHARED_NUMBERS(shared);  // a tile's activations, layer by layer; the weights between hidden layers; omega
-    const int HALF = WIDE / 2;  // the tile has as many rows as columns
+    SHARED_NUMBERS(shared);
+    const int HALF = WIDE / 2;
     const Lane lane;
-    const int hidden = layers - 1, inputs = (int)widths[0];
-    float *weights = shared + hidden * MATRIX, *omega = weights + (hidden - 1) * MATRIX;
+    const Network net(params, widths, layers, shared);
+    int inputs = net.width(0), end = net.fetch();
+    const T* last = params + end;
     T* grads = parts + (int64)blockIdx.x * size;
     double value = 0;
-
-    int begins = (inputs + 1) * (int)widths[1];  // of the layers' parameters
-    for (int layer = 1; layer < hidden; ++layer) {
-        int in = (int)widths[layer], out = (int)widths[layer + 1];
-fill(weights + (layer - 1) * MATRIX, [&](int row, int column) {
-            return row < in && column < out ? params[begins + row * out + column] : 0;
-        });
-        begins += (in + 1) * out;
-    }
-    const T* last = params + begins;  // the output's weights, then its bias
-
     for (int64 tile = blockIdx.x; tile * HALF < count; tile += gridDim.x) {
         bool first = tile == blockIdx.x;
-        auto point = [&](int row) -> const T* {  // the inputs of a row of the tile, or null
+        auto point = [&](int row) -> const T* {
             int64 pair = tile * HALF + row % HALF;
             return pair < count ? (row < HALF ? x_a : x_b) + pair * inputs : nullptr;
         };
-        __syncthreads();  // the weights are there; the tile before is done
-
-        // ----- Forward: rows <- tanh(rows W + b), kept in shared -----
         Rows rows;
-        {
-            int out = (int)widths[1];
-            const T *x[2] = {point(lane.row(0)), point(lane.row(1))}, *bias = params + inputs * out;
-            each(rows, [&](int i, int, int k, float& z) { z = lane.column(i, k) < out ? bias[lane.column(i, k)] : 0; });
-            for (int c = 0; c < inputs; ++c) {
-                float at[2] = {x[0] ? x[0][c] : 0, x[1] ? x[1][c] : 0};
-                each(rows, [&](int i, int j, int k, float& z) {
-                    if (lane.column(i, k) < out) z += at[j] * params[c * out + lane.column(i, k)];
-                });
-            }
-        }
-        begins = (inputs + 1) * (int)widths[1];
-        for (int layer = 1;; ++layer) {
-            each(rows, [&](int, int, int, float& z) { z = tanh_of(z); });  // 0 where there is no such unit
-            keep(shared + (layer - 1) * MATRIX, rows, lane);
-            if (layer == hidden) break;
-            int out = (int)widths[layer + 1];
-            begins += (int)widths[layer] * out;
-            const T* bias = params + begins;
-            begins += out;
-            Rows next;
-            each(next, [&](int i, int, int k, float& z) { z = lane.column(i, k) < out ? bias[lane.column(i, k)] : 0; });
-            float* kernel = weights + (layer - 1) * MATRIX;
-            multiply<Arithmetic>(next, rows, lane, [&](int c, int n) -> Pair {
-                return {kernel[place(c, n)], kernel[place(c + 1, n)]};
-            });
-            each(rows, [&](int i, int j, int k, float& z) { z = next[i][2 * j + k]; });
-        }
-        int width = (int)widths[hidden];
-        float sums[2] = {};
-        each(rows, [&](int i, int j, int k, float& z) {
-            if (lane.column(i, k) < width) sums[j] += z * last[lane.column(i, k)];
-        });
-        for (int j = 0; j < 2; ++j) {
-            sums[j] = sum_of_t(sums[j]);
-            if (lane.t == 0) omega[lane.row(j)] = sums[j] + last[width];
-        }
+        __syncthreads();  // the weights are there; the tile before is done
+        first_layer(rows, net, lane, point);
+        hidden_layers<Arithmetic>(rows, net, lane);
+        output(rows, last, net, lane);
         __syncthreads();  // omega and all activations are there
-
-        // ----- The loss; omega becomes its gradient -----
         if (threadIdx.x < HALF) {
             int64 pair = tile * HALF + threadIdx.x;
-            T slope = 0;
-            if (pair < count)
-                value += Loss::of(omega[threadIdx.x] - omega[threadIdx.x + HALF], y[pair], slope);
+            T slope = 0, margin = net.omega[threadIdx.x] - net.omega[threadIdx.x + HALF];
+            if (pair < count) value += Loss::of(margin, y[pair], slope);
             // forward: value = mean(loss(omega of x_a - omega of x_b))
-            omega[threadIdx.x] = slope / count;
-            omega[threadIdx.x + HALF] = -slope / count;
+            net.omega[threadIdx.x] = slope / count;
+            net.omega[threadIdx.x + HALF] = -slope / count;
         }
         __syncthreads();
-
-        // ----- Backward -----
-        // forward: omega = rows last + bias
-        const float* top = shared + (hidden - 1) * MATRIX;
-        weighted_sums(grads + (last - params), top, width, first, lane, [&](int row) { return omega[row]; });
-        if (lane.warp == 0) {
-            float sum = warp_sum(omega[lane_of_thread()] + omega[lane_of_thread() + HALF]);
-            if (lane_of_thread() == 0) put(grads[last - params + width], sum, first);
-        }
-        // forward: rows = tanh(...)
-        each(rows, [&](int i, int j, int k, float& z) {
-            int column = lane.column(i, k);
-            z = column < width ? omega[lane.row(j)] * last[column] * (1 - z * z) : 0;
-        });
-        int at = (int)(last - params);
-        for (int layer = hidden - 1;; --layer) {
-            int in = (int)widths[layer], out = (int)widths[layer + 1];
-            at -= (in + 1) * out;
-            float* d = shared + layer * MATRIX;
-            __syncthreads();  // d's place is read
-            keep(d, rows, lane);
-            __syncthreads();
-            // forward: next = rows kernel + bias
-            weighted_sums(grads + at + in * out, d, out, first, lane, [](int) { return 1.0f; });
-            if (layer == 0) {
-                for (int c = 0; c < inputs; ++c)
-                    weighted_sums(grads + at + c * out, d, out, first, lane, [&](int row) -> float {
-                        const T* x = point(row);
-                        return x ? x[c] : 0;
-                    });
-                break;
-            }
-            float *before = shared + (layer - 1) * MATRIX, *kernel = weights + (layer - 1) * MATRIX;
-            kernel_gradient<Arithmetic>(grads + at, before, d, in, out, first, lane);
-            Rows back = {};
-            multiply<Arithmetic>(back, rows, lane, [&](int c, int n) { return pair_at(kernel, n, c); });
-            // forward: rows = tanh(...)
-            each(rows, [&](int i, int j, int k, float& z) {
-                Pair two = pair_at(before, lane.row(j), lane.column(i, 0));
-                float value = k ? two.second : two.first;
-                z = back[i][2 * j + k] * (1 - value * value);
-            });
-        }
+        output_gradient(grads + end, rows, last, net, first, lane);
+        hidden_gradients<Arithmetic>(grads + end, rows, net, first, lane, point);
     }
     if (threadIdx.x < HALF) {
         value = warp_sum(value);

@@ -72,6 +72,8 @@ def biases(ops: CupyOps) -> None:
         rng = rng_of(rows, columns)
         x, bias = rng.standard_normal((rows, columns)), rng.standard_normal(columns)
         both(ops, "bias_relu_forward", "bias_relu_backward", x, bias)
+        rows_of = rng.standard_normal(x.shape)
+        same(OnDevice(ops).residual(x, rows_of, bias), x + rows_of + bias)
     for rows in (1, 140):
         both(ops, "mlp_forward", "mlp_backward", network(3, 70, 66, 1), rng_of(rows).standard_normal((rows, 3)))
 
@@ -81,6 +83,11 @@ def layer_norms(ops: CupyOps) -> None:
         rng = rng_of(rows, columns)
         x, (scale, bias) = 3 + rng.standard_normal((rows, columns)), rng.standard_normal((2, columns))
         both(ops, "layer_norm_forward", "layer_norm_backward", x, scale, bias)
+        found = []
+        for each in (OnDevice(ops), PLAIN):
+            cache = each.layer_norm_forward(x, scale, bias)[1]
+            found.append(each.layer_norm_backward(2 * x, cache, x - 1))
+        same(*found)
 
 
 def tokens_log_p(ops: CupyOps) -> None:
@@ -272,7 +279,8 @@ def tensor_networks(ops: CupyOps) -> None:
         found = OnDevice(each).mlp_margin_step(params, x[0], x[1], y, loss)
         expected = PLAIN.mlp_margin_step(exact, x[0].astype(float), x[1].astype(float), y.astype(float), loss)
         assert each._step_kernel(params, loss) == ("mlp_margin_tensor", f"float, {LOSSES[name]}, {arithmetic}")
-        near(*((value, *grads.values()) for value, grads in (found, expected)), arithmetic)
+        there, plain = ((value, *grads.values()) for value, grads in (found, expected))
+        near(there, plain, arithmetic)
 
 
 def losses_of_many_blocks(ops: CupyOps) -> None:
