@@ -62,20 +62,23 @@ sanitize() {  # out of bounds and races, over the smoke test's launches
 }
 
 bench() {  # speed, beside PyTorch and JAX where they are installed
-    local own=(--ops cupy --peers --json)
     if [ $DRY ]; then
-        run mlp_32768 60 "$PYTHON" -m bench mlp --pairs 64 --steps 20 --ops numpy --threads 1 --json
+        timed mlp_32768 60 mlp --pairs 64 --steps 20 --ops numpy --threads 1
         return
     fi
-    run mlp_32768 60 "$PYTHON" -m bench mlp --pairs 32768 --steps 1010 "${own[@]}"
-    run mlp_1024 40 "$PYTHON" -m bench mlp --pairs 1024 --steps 1010 "${own[@]}"
-    run lm_paper_ce 75 "$PYTHON" -m bench lm --config paper --task ce --steps 40 "${own[@]}"
-    run sample_small 60 "$PYTHON" -m bench sample --config small --count 1024 "${own[@]}"
+    timed mlp_32768 60 mlp --pairs 32768 --steps 1010 --ops cupy --peers
+    timed lm_paper_tf32 75 lm --config paper --steps 40 --precision tf32 --ops cupy --peers
+    timed sample_small 60 sample --config small --count 1024 --ops cupy --peers
+    timed mlp_1024 40 mlp --pairs 1024 --steps 1010 --ops cupy --peers
     run kernels 60 "$PYTHON" -m bench kernels --ops cupy --alone --out "$OUT" --save "$OUT/kernels.json"
-    run lm_paper_tf32 75 "$PYTHON" -m bench lm --config paper --task ce --steps 40 --precision tf32 "${own[@]}"
-    run lm_small_ce 40 "$PYTHON" -m bench lm --config small --task ce --steps 110 "${own[@]}"
-    run lm_paper_pref 75 "$PYTHON" -m bench lm --config paper --task pref --batch 128 --steps 40 "${own[@]}"
+    timed mlp_tf32 20 mlp --pairs 32768 --steps 1010 --precision tf32 --ops cupy
+    timed lm_paper 20 lm --config paper --steps 20 --ops cupy
+    timed lm_paper_pref 20 lm --config paper --task pref --batch 128 --steps 20 --precision tf32 --ops cupy
+    timed lm_paper_bf16 20 lm --config paper --steps 40 --precision bfloat16 --ops cupy
 }
+
+# timed NAME SECONDS OPTION...: a benchmark, its results in OUT/NAME.json
+timed() { run "$1" "$2" "$PYTHON" -m bench "${@:3}" --json --save "$OUT/$1.json"; }
 
 figure() {  # Figure 1, trained
     has matplotlib || { skip figure "no Matplotlib"; return; }

@@ -13,7 +13,7 @@ import numpy as np
 
 from accel import Ops, get_ops
 from bench.cases import SIZES, Case, cases
-from bench.report import BACKENDS, Commands
+from bench.report import BACKENDS, Commands, save
 from bench.roofline import machine, measure, seconds
 from reference.command_line.report import json_line
 
@@ -89,11 +89,6 @@ def line(row: Row) -> str:
 
 
 HEAD = f"{'':<22}{'':<7}{'numbers':>9}{'us a call':>13}{'floor us':>11}{'GB/s':>9}{'GFLOP/s':>10}"
-
-
-def save(results: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json_line(results, indent=1) + "\n", encoding="utf-8")
 
 
 def draw(results: Any, path: Path) -> None:

@@ -27,6 +27,7 @@ from bench.report import (
     chosen_ops,
     chosen_place,
     installed,
+    keep,
     print_lines,
     refused,
     table,
@@ -124,6 +125,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     floor = task.flops / rate
     rows = [as_row(contender, contenders[-1], floor) for contender in contenders]
+    keep(arguments, ops, rows)
     if arguments.json:
         print_lines(rows, missing)
         return 0

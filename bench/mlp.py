@@ -18,7 +18,9 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from accel import Ops, Pairs, buffers
 from accel.losses import logistic
+from accel.sequence_ops import Precision
 from bench import mlp_peers, timing
+from bench.lm_step import UNITS
 from bench.mlp_step import Task, draw_task, first_params
 from bench.report import (
     Commands,
@@ -28,13 +30,14 @@ from bench.report import (
     chosen_ops,
     chosen_place,
     installed,
+    keep,
     print_lines,
     refused,
     table,
     versions,
     where,
 )
-from bench.roofline import product_rate, seconds
+from bench.roofline import on_gpu, product_rate, seconds
 from bench.timing import CHECKED, Contender, interleave
 
 Array = NDArray[np.float32]
@@ -42,6 +45,7 @@ Array = NDArray[np.float32]
 # Relative to 1 + |loss|. A mean of float32 losses after five layers carries some roundings (2^-24). Adam's first
 # steps go by the signs of the gradients: where one is near 0, a rounding moves its parameter by a whole step.
 FIRST_LOSS, TENTH_LOSS = 16 * 2.0**-24, 256 * 2.0**-24
+TANHS = {"cpu": 1 << 18, "gpu": 1 << 24}
 
 
 def ops_contender(ops: Ops, task: Task, first: dict[str, Array]) -> Contender:
@@ -85,15 +89,22 @@ class Floor:
 
 
 def measure_floor(ops: Ops) -> Floor:
-    """The matrices are as large as `product_rate` takes them, the tanhs 2^18."""
-    row = ops.xp.asarray(np.random.default_rng(0).standard_normal(1 << 18, dtype=np.float32))
+    """The matrices are as large as `product_rate` takes them, the tanhs as many as hide a launch."""
+    count = TANHS["gpu" if on_gpu(ops) else "cpu"]
+    row = ops.xp.asarray(np.random.default_rng(0).standard_normal(count, dtype=np.float32))
     tanh = seconds(ops, lambda: ops.tanh_forward(row))
     return Floor(product_rate(ops) / 1e9, tanh / row.size * 1e9)
 
 
-def disagreement(contenders: list[Contender]) -> str | None:
+def disagreement(contenders: list[Contender], precision: Precision = "float32") -> str | None:
     """The line that says which losses differ by more than rounding explains, or None."""
-    return timing.disagreement(contenders, FIRST_LOSS, TENTH_LOSS)
+    return timing.disagreement(contenders, *allowed(precision))
+
+
+def allowed(precision: Precision) -> tuple[float, float]:
+    """How far the losses of the first and of the tenth step may differ."""
+    coarser = UNITS[precision] / UNITS["float32"]
+    return FIRST_LOSS * coarser, TENTH_LOSS * coarser
 
 
 # ----- The command -----
@@ -137,9 +148,10 @@ def run(arguments: argparse.Namespace) -> int:
     with threadpool_limits(threads, user_api="blas"):
         interleave(contenders, arguments.steps)
         floor = measure_floor(ops)
-    if refused(disagreement(contenders)):
+    if refused(disagreement(contenders, arguments.precision)):
         return 1
     rows = [as_row(contender, contenders[-1], floor.seconds(task)) for contender in contenders]
+    keep(arguments, ops, rows)
     if arguments.json:
         print_lines(rows, missing)
         return 0
@@ -154,7 +166,8 @@ def run(arguments: argparse.Namespace) -> int:
         f"\nfloor {floor.seconds(task) * 1e3:.3f} ms: {products}, {task.tanhs:,} tanhs at {floor.tanh_ns:.2f} ns"
     )
     if len(contenders) > 1:
-        print(f"losses agree: step 1 to {FIRST_LOSS:.0e}, step 10 to {TENTH_LOSS:.0e} of 1 + |loss|")
+        first_loss, tenth_loss = allowed(arguments.precision)
+        print(f"losses agree: step 1 to {first_loss:.0e}, step 10 to {tenth_loss:.0e} of 1 + |loss|")
     for line in missing:
         print(line)
     return 0

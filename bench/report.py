@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from accel import Ops, get_ops
 from accel.sequence_ops import PRECISIONS
 from bench.peers import Place
+from bench.roofline import machine
 from bench.timing import Contender
 from reference.command_line.report import json_line
 
@@ -44,6 +46,7 @@ def add_command(commands: Commands, name: str, summary: str, text: str, steps: i
     command.add_argument("--seed", type=int, default=0, help="of data and parameters (default 0)")
     command.add_argument("--peers", action="store_true", help="run the other frameworks too, where installed")
     command.add_argument("--json", action="store_true", help="a JSON line each, ours last")
+    command.add_argument("--save", type=Path, metavar="FILE", help="write them there too, with the machine")
     return command
 
 
@@ -135,6 +138,21 @@ def print_lines(rows: Sequence[dict[str, Any]], missing: Sequence[str]) -> None:
         print(json_line({"missing": line}))
     for row in rows:
         print(json_line(row))
+
+
+def keep(arguments: argparse.Namespace, ops: Ops, rows: Sequence[dict[str, Any]]) -> None:
+    """Where --save asks for it: the rows, what was asked, and the machine."""
+    if arguments.save is None:
+        return
+    plain = (str, int, float, bool, type(None))
+    asked = {name: value for name, value in vars(arguments).items() if isinstance(value, plain)}
+    save({"machine": machine(ops), "asked": asked, "rows": rows}, arguments.save)
+
+
+def save(results: Any, path: Path) -> None:
+    """As JSON; folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json_line(results, indent=1) + "\n", encoding="utf-8")
 
 
 def versions() -> str:

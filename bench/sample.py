@@ -33,6 +33,7 @@ from bench.report import (
     chosen_ops,
     chosen_place,
     installed,
+    keep,
     print_lines,
     refused,
     versions,
@@ -146,6 +147,7 @@ def run(arguments: argparse.Namespace) -> int:
     tokens = count * config.max_len
     floor = tokens * flops_of_a_token(config, (config.max_len + 1) / 2) / rate
     rows = [as_row(sampler, samplers[-1], tokens, floor) for sampler in samplers]
+    keep(arguments, ops, rows)
     if arguments.json:
         print_lines(rows, missing)
         return 0
