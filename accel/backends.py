@@ -28,14 +28,7 @@ def get_ops(name: str, threads: int | None = None, precision: Precision = "float
     if name == "numpy":
         return Ops()
     if name == "cupy":
-        from accel.cuda.cublas import Cublas, load_cublas
-        from accel.cuda.device import find_cupy
-        from accel.cuda.launcher import CupyLib
-        from accel.cuda.ops import CupyOps
-
-        cupy = find_cupy()
-        cublas = None if precision == "float32" else Cublas(load_cublas())
-        return CupyOps(cupy, CupyLib(cupy, cublas), precision=precision)
+        return cupy_ops(precision)
     try:
         from accel.cpu.ops import NumbaOps
     except ModuleNotFoundError as error:
@@ -43,3 +36,20 @@ def get_ops(name: str, threads: int | None = None, precision: Precision = "float
             raise
         raise ImportError(f"the numba backend needs numba: {INSTALL['numba']}") from error
     return NumbaOps(threads)
+
+
+def cupy_ops(precision: Precision) -> Ops:
+    """`get_ops("cupy")`. Where ctypes finds no cuBLAS there is float32 alone, and drawing is slow."""
+    from accel.cuda.cublas import Cublas, load_cublas
+    from accel.cuda.device import find_cupy
+    from accel.cuda.launcher import CupyLib
+    from accel.cuda.ops import CupyOps
+
+    cupy = find_cupy()
+    try:
+        cublas = Cublas(load_cublas())
+    except ImportError:
+        if precision != "float32":
+            raise
+        cublas = None
+    return CupyOps(cupy, CupyLib(cupy, cublas), precision=precision)

@@ -38,31 +38,35 @@ class Library:
     ) -> int:
         a, a_kind, a_step, b, b_kind, b_step, beta, c, c_kind, c_step, compute, algorithm = rest
         assert handle.value == 4711
-        assert (a_kind, b_kind, c_kind, algorithm) == (0, 0, 0, -1)
+        kind = ctypes.c_float if a_kind == 0 else ctypes.c_double
+        assert a_kind == b_kind == c_kind == (compute == 70)
+        assert isinstance(alpha._obj, kind)
+        assert isinstance(beta._obj, kind)
+        assert algorithm == -1
         self.computes.append(compute)
-        left = columns(a, a_step, *((k, m) if turn_a else (m, k)))
-        right = columns(b, b_step, *((n, k) if turn_b else (k, n)))
-        out = columns(c, c_step, m, n)
+        left = columns(a, kind, a_step, *((k, m) if turn_a else (m, k)))
+        right = columns(b, kind, b_step, *((n, k) if turn_b else (k, n)))
+        out = columns(c, kind, c_step, m, n)
         product = (left.T if turn_a else left) @ (right.T if turn_b else right)
         out[...] = alpha._obj.value * product + (beta._obj.value * out if beta._obj.value else 0)
         return self.status
 
 
-def columns(pointer: Any, step: int, rows: int, count: int) -> Array:
+def columns(pointer: Any, kind: Any, step: int, rows: int, count: int) -> Array:
     """The matrix (rows, count) whose columns stand `step` numbers apart at pointer."""
     assert step >= rows
     size = (count - 1) * step + rows
-    flat = np.ctypeslib.as_array((ctypes.c_float * size).from_address(pointer.value))
-    return np.lib.stride_tricks.as_strided(flat, (rows, count), (4, 4 * step))
+    flat = np.ctypeslib.as_array((kind * size).from_address(pointer.value))
+    return np.lib.stride_tricks.as_strided(flat, (rows, count), (flat.itemsize, flat.itemsize * step))
 
 
-def matrix(rng: np.random.Generator, rows: int, count: int, how: str) -> Array:
+def matrix(rng: np.random.Generator, rows: int, count: int, how: str, dtype: Any = np.float32) -> Array:
     """Values of some memory layout."""
-    x = rng.standard_normal((rows, count)).astype(np.float32)
+    x = rng.standard_normal((rows, count)).astype(dtype)
     if how == "turned":
         return np.ascontiguousarray(x.T).T
     if how == "part":  # of a larger matrix: rows stand further apart
-        larger = np.full((rows + 1, count + 3), np.nan, np.float32)
+        larger = np.full((rows + 1, count + 3), np.nan, dtype)
         larger[:rows, 2 : count + 2] = x
         return larger[:rows, 2 : count + 2]
     return x
@@ -83,6 +87,20 @@ def test_every_layout(seed: int, m: int, n: int, k: int, of_a: str, of_b: str) -
     assert library.streams == [64] * (k > 0)
 
 
+@given(seed=st.integers(0, 99), k=st.integers(0, 7), of_a=layouts, of_b=layouts)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_products_are_added(dtype: Any, seed: int, k: int, of_a: str, of_b: str) -> None:
+    """Onto what is there; in float64 by float64's arithmetic, whatever the precision asked for."""
+    rng = np.random.default_rng(seed)
+    a, b, first = (
+        matrix(rng, *shape, how, dtype) for shape, how in (((3, k), of_a), ((k, 2), of_b), ((3, 2), "plain"))
+    )
+    out, library = first.copy(), Library()
+    Cublas(library).product(a, b, out, "tf32", add=True)
+    np.testing.assert_allclose(out, first + a @ b, rtol=0, atol=64 * np.finfo(dtype).eps)
+    assert library.computes == [70 if dtype == np.float64 else 77] * (k > 0)
+
+
 @pytest.mark.parametrize(("precision", "compute"), [("float32", 68), ("tf32", 77), ("bfloat16", 75)])
 def test_the_arithmetic_is_said_with_every_product(precision: Any, compute: int) -> None:
     library, ones = Library(), np.ones((2, 2), np.float32)
@@ -101,9 +119,9 @@ def test_wrong_arrays_are_refused() -> None:
     handle, ones = Cublas(Library()), np.ones((2, 3), np.float32)
     with pytest.raises(ValueError, match=r"out must be contiguous \(2, 3\)"):
         handle.product(ones, ones, ones, "tf32")
-    with pytest.raises(ValueError, match="must be of float32, got float64"):
+    with pytest.raises(ValueError, match="must all be float32 or float64, got float64"):
         handle.product(ones.astype(np.float64), ones.T, np.empty((2, 2), np.float32), "tf32")
-    with pytest.raises(ValueError, match="out must be of float32, got float64"):
+    with pytest.raises(ValueError, match="must all be float32 or float64, got float32, float32, float64"):
         handle.product(ones, ones.T, np.empty((2, 2)), "tf32")
     for array in (np.ones((4, 6), np.float32)[::2, ::2], ones[::-1], np.broadcast_to(ones[:1], (2, 3))):
         with pytest.raises(ValueError, match="contiguous rows or columns"):

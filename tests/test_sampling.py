@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from accel import buffers
 from accel.cpu import decoder as cpu_decoder
 from accel.cpu.ops import NumbaOps
-from accel.cuda import sampling_ops
-from accel.cuda.sampling_ops import LOOK
+from accel.cuda import decoder
+from accel.cuda.decoder import LOOK
+from accel.cuda.ops import CupyOps
 from accel.minimize import host
 from accel.ops import Ops
 from accel.sampling import draw, draw_by_token, sample
@@ -23,6 +24,8 @@ from accel.transformer import log_likelihood
 from accel.transformer_params import TransformerConfig, transformer_init
 from tests import backends, checks
 from tests.shim import device
+from tests.shim.build import compiler
+from tests.shim.library import ShimLib
 
 PLAIN, FAST = Ops(), NumbaOps(2)
 EOS = 2
@@ -219,7 +222,7 @@ def test_the_device_draws_the_same_sequences(
 ) -> None:
     """In float64, however often the host looks and closes up the slots."""
     params, uniform = model(seed, config, "float64"), np.random.default_rng(seed).random((size, config.max_len))
-    with patch.object(sampling_ops, "LOOK", look):
+    with patch.object(decoder, "LOOK", look):
         found = drawn_there(there, params, config, uniform)
     tokens, log_p, ended = draw_by_token(PLAIN, params, config, uniform, EOS)
     np.testing.assert_array_equal(found[0], tokens)
@@ -264,26 +267,55 @@ def test_the_host_looks_once_in_a_while(bias: float, looks: int) -> None:
     device.reads.clear()
     tokens, _, ended = ops.draw_sequences(on_device, SIZES, uniform, EOS)  # type: ignore[misc]
     assert device.reads == ["int"] * looks
-    assert sum(name == "next_token" for name, _ in ops.lib.launched) == looks * LOOK  # type: ignore[attr-defined]
+    assert sum(name == "draw_token" for name, _ in ops.lib.launched) == looks * LOOK  # type: ignore[attr-defined]
     assert np.count_nonzero(host(tokens)) == (6 if bias > 0 else 6 * 24)
     assert host(ended).all() == (bias > 0)
 
 
+class Counting(ShimLib):
+    """slots: of every token drawn. graphs: whether it can capture."""
+
+    def __init__(self, graphs: bool) -> None:
+        super().__init__(backends.shim_folder(), in_turn=True)
+        self.graphs, self.slots = graphs, list[int]()
+
+    def launch(self, name: str, variant: str, items: int, *values: Any) -> None:
+        if name == "draw_token" and self._recording is None:
+            self.slots.append(items)
+        super().launch(name, variant, items, *values)
+
+    def capture(self, function: Any) -> Any:
+        return super().capture(function) if self.graphs else None
+
+
 def test_slots_of_the_ended_are_closed_up() -> None:
-    """At a look where a quarter has ended: later tokens are drawn in fewer slots."""
-    ops, params = backends.ops_of("shim", in_turn=True), model(0, SIZES, "float64")
-    slots: list[int] = []
-
-    class Counting(type(ops)):  # type: ignore[misc]
-        def next_token(self, x: Any, *others: Any) -> Any:
-            slots.append(len(x))
-            return super().next_token(x, *others)
-
-    uniform, counting = np.random.default_rng(2).random((40, 24)), Counting(device.xp, vars(ops)["lib"])
-    tokens, _, _ = drawn_there(counting, params, SIZES, uniform)
+    """At a look where a quarter has ended: later tokens are drawn in fewer slots. Graphs, one for each number of
+    slots, give the bits that single launches do."""
+    if compiler() is None:
+        pytest.skip("no g++: the kernels cannot run on this CPU")
+    params, uniform = model(0, SIZES, "float64"), np.random.default_rng(2).random((40, 24))
+    libs = [Counting(graphs) for graphs in (True, False)]
+    drawn = [drawn_there(CupyOps(device.xp, lib), params, SIZES, uniform) for lib in libs]
+    for found, expected in zip(*drawn, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    tokens = drawn[0][0]
     going = [np.count_nonzero(((tokens[:, :t] != EOS) & (tokens[:, :t] > 0)).all(axis=1)) for t in (8, 16)]
     assert 0 < going[1] < 0.75 * going[0] < 0.75**2 * 40
-    assert slots == [40] * LOOK + [going[0]] * LOOK + [going[1]] * LOOK
+    for lib in libs:
+        assert lib.slots == [40] * LOOK + [going[0]] * LOOK + [going[1]] * LOOK
+    assert libs[0].captures == 3
+
+
+def test_without_products_of_its_own() -> None:
+    """A machine on which ctypes finds no cuBLAS, and heads that no kernel takes: token by token."""
+    ops = backends.ops_of("shim", in_turn=True)
+    assert isinstance(ops, CupyOps)
+    uniform = ops.xp.asarray(np.zeros((1, 1)))
+    wide = TransformerConfig(9, 80, 1, 1, 80, 8, 4)
+    for config, has_products in ((SIZES, False), (wide, True)):
+        with patch.object(ShimLib, "has_products", has_products):
+            on_device = buffers.flatten(model(0, config, "float64"), ops.xp)[1]
+            assert ops.draw_sequences(on_device, config, uniform, EOS) is None
 
 
 def test_nan_is_token_0_on_the_device(there: Ops) -> None:

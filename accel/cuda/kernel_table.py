@@ -26,6 +26,8 @@ PREAMBLE = {
     "mlp": ("common.cuh", "losses.cuh"),
     "mlp_tensor": ("common.cuh", "losses.cuh", "tensor.cuh", "tiles.cuh"),
     "attention": ("common.cuh", "heads.cuh"),
+    "next_token": ("common.cuh", "draw.cuh"),
+    "decode": ("common.cuh", "draw.cuh"),
     "attention_tensor": ("common.cuh", "tensor.cuh", "tiles.cuh", "heads.cuh"),
 }
 NUMBERS: dict[str, np.dtype[Any]] = {
@@ -83,7 +85,7 @@ def tensor_bytes(layers: int) -> int:
 WARP = 32
 STRIP = 256  # threads of a block that walks down a strip of columns; an item is one such walk
 ROW_WARPS = 4  # rows of a block that gives each a warp
-LOSS_TYPES, ACTS = tuple(LOSSES.values()), ("Relu", "Tanh")
+LOSS_TYPES, ACTS = tuple(LOSSES.values()), ("Relu", "Tanh", "Identity")
 # of the float32 products in mlp_margin_tensor, by the precision of the ops
 ARITHMETIC = {"float32": "Split", "tf32": "Tf32", "bfloat16": "Tf32"}
 
@@ -176,6 +178,22 @@ KERNELS = {
         ),
         Kernel("record_loss", "mlp", "T* int64* const double* int int64", 32, 1),
         Kernel("next_token", "next_token", "int64* double* const T* const T* const double* int", 256, 1),
+        Kernel("embed_token", "decode", "T* const T* const T* const int64* const int64* int64 int", 256, 256),
+        Kernel(
+            "cached_attention",
+            "decode",
+            "T* T* const T* const int64* int64 int int int int64 T",
+            128,
+            ROW_WARPS,
+        ),
+        Kernel(
+            "draw_token",
+            "decode",
+            "int64* double* int64* int64* const T* const T* const double* const int64* const int64* int int int64",
+            256,
+            1,
+        ),
+        Kernel("advance", "decode", "int64*", 32, 1, types=("double",)),
         Kernel("philox_uniform", "philox", "T* uint64 int64 int", 256, 256, types=("double",)),
     )
 }

@@ -37,11 +37,15 @@ class KernelLib(Protocol):
     def launch(self, name: str, variant: str, items: int, *values: Any) -> None:
         """Run kernel name<variant> over so many items, on arrays and numbers as in the table; nothing for 0."""
 
-    def product(self, a: Array, b: Array, out: Array, precision: Precision) -> None:
-        """out = a b in the arithmetic of precision, as `accel.cuda.cublas.Cublas.product` says."""
+    @property
+    def has_products(self) -> bool:
+        """Whether there is `product`."""
+
+    def product(self, a: Array, b: Array, out: Array, precision: Precision, add: bool = False) -> None:
+        """out = a b, or out += a b, in the arithmetic of precision, as `accel.cuda.cublas.Cublas.product` says."""
 
     def capture(self, function: Callable[[], None]) -> Graph | None:
-        """The launches that function makes, not run, as a graph; None where there are no graphs.
+        """The launches and products that function makes, not run, as a graph; None where there are no graphs.
 
         function must do nothing else: no new array, no read. It must have run before: what it compiles and loads
         cannot be captured. Its arrays must live as long as the graph.
@@ -76,10 +80,14 @@ class CupyLib:
         cores = int(device.compute_capability) >= OLDEST_CORES
         return int(device.attributes["MaxSharedMemoryPerBlockOptin"]) if cores else 0
 
-    def product(self, a: Array, b: Array, out: Array, precision: Precision) -> None:
+    @property
+    def has_products(self) -> bool:
+        return self._cublas is not None
+
+    def product(self, a: Array, b: Array, out: Array, precision: Precision, add: bool = False) -> None:
         if self._cublas is None:
             raise ValueError(f"products in {precision} need a cuBLAS handle: CupyLib(cupy, Cublas(load_cublas()))")
-        self._cublas.product(a, b, out, precision, self._cupy.cuda.get_current_stream().ptr)
+        self._cublas.product(a, b, out, precision, self._cupy.cuda.get_current_stream().ptr, add)
 
     def capture(self, function: Callable[[], None]) -> Graph | None:
         """A CUDA graph; CuPy launches it on its current stream. Where that is refused: None, and a warning."""

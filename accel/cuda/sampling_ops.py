@@ -1,33 +1,23 @@
-"""The part of CupyOps that draws: random numbers and sequences, made where they are used.
-
-A sequence that has ended stays in its slot and is given padding. Once in LOOK tokens the host asks how many go on:
-it closes up their slots where many have ended, and stops where all have.
-"""
+"""The part of CupyOps that draws: random numbers and tokens, made where they are used."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
 from accel import philox
 from accel.buffers import Array
+from accel.cuda.decoder import CHANNELS, Decoder
 from accel.cuda.kernel_table import TYPES
 from accel.cuda.launcher import KernelLib
-from accel.sampling import key_value_store, last_rows
-from accel.sequence_ops import SequenceOps
-from accel.transformer_params import EMBEDDING, OUTPUT, Params, TransformerConfig, positions
-
-LOOK = 8  # tokens between two looks of the host
-# With this share of slots going on, closing up does not pay: it moves their keys and values to a copy and back,
-# and spares attention those of the others in each token until the next look.
-CROWDED = 1 - 2 / LOOK
+from accel.sequence_ops import Precision, SequenceOps
+from accel.transformer_params import EMBEDDING, Params, TransformerConfig
 
 
 class CupySamplingOps(SequenceOps):
     """Draws on the arrays of xp with the kernels of lib."""
 
     lib: KernelLib
+    precision: Precision
 
     def uniform(self, key: int, size: int, length: int) -> Array:
         philox.words_of(key)
@@ -48,29 +38,9 @@ class CupySamplingOps(SequenceOps):
     def draw_sequences(
         self, params: Params, config: TransformerConfig, uniform: Array, eos: int
     ) -> tuple[Array, Array, Array] | None:
-        (size, length), xp, table = uniform.shape, self.xp, params[EMBEDDING]
-        place = xp.asarray(positions(config.max_len, config.emb_dim), dtype=table.dtype)
-        store = key_value_store(self, params, config, size, length)
-        tokens, log_p = xp.zeros((size, length), dtype=np.int64), xp.zeros(size, dtype=np.float64)
-        # which sequence stands in which slot; its last token; whether it goes on
-        active, last, going = xp.arange(size), xp.zeros(size, dtype=np.int64), xp.full(size, True)
-        for t in range(length):
-            x = last_rows(self, params, config, table[last] + place[t], store[:, :, : len(active)], t)
-            kernel, bias = params[f"{OUTPUT}/kernel"], params[f"{OUTPUT}/bias"]
-            token, token_log_p = self.next_token(x, kernel, bias, uniform[active, t])
-            last = xp.where(going, token, 0)
-            tokens[active, t] = last
-            log_p[active] += xp.where(going, token_log_p, 0.0)
-            going = (last != eos) & (last != 0)
-            if (t + 1) % LOOK == 0 and (count := int(going.sum())) < CROWDED * len(active):
-                if count == 0:
-                    break
-                active, last, going = self._closed_up(store[..., : t + 1, :], count, active, last, going)
-        return tokens, log_p, (tokens == eos).any(axis=1)
-
-    def _closed_up(self, store: Array, count: int, active: Array, last: Array, going: Array) -> Any:
-        """Those `count` that go on, in their order, in the first slots: their keys and values, and active, last,
-        going of them."""
-        kept = self.xp.argsort(1 - going)[:count]  # CuPy's is stable
-        store[:, :, :count] = store[:, :, kept]
-        return active[kept], last[kept], going[kept]
+        """All on the device, where our own cuBLAS handle makes the products and heads are small enough."""
+        channels = config.qkv_dim // config.num_heads
+        if str(params[EMBEDDING].dtype) not in TYPES or not self.lib.has_products or channels > CHANNELS:
+            return None
+        numbers = self.xp.ascontiguousarray(uniform)
+        return Decoder(self, self.lib, self.precision, params, config, numbers, eos).run()

@@ -11,6 +11,11 @@ struct Tanh {
     template <typename T> __device__ static T slope(T out) { return 1 - out * out; }
 };
 
+struct Identity {
+    template <typename T> __device__ static T of(T x) { return x; }
+    template <typename T> __device__ static T slope(T) { return T(1); }
+};
+
 // out = act(x + bias): [size / columns, columns], [columns].
 template <typename T, typename Act>
 __global__ void bias_act_forward(T* out, const T* x, const T* bias, int64 size, int columns) {

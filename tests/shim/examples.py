@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accel import Ops, losses
+from accel import Ops, buffers, losses
 from accel.adam import constants
 from accel.cuda.graph import added
 from accel.cuda.kernel_table import LOSSES
 from accel.cuda.ops import CupyOps
 from accel.packing import pack
+from accel.sampling import draw_by_token
+from accel.transformer_params import OUTPUT, TransformerConfig, transformer_init
 from tests import checks
 from tests.backends import OnDevice
 
@@ -306,6 +308,21 @@ def next_tokens(ops: CupyOps) -> None:
         same(*(each.next_token(x, kernel, bias, uniform) for each in (OnDevice(ops), PLAIN)))
 
 
+def decoded(ops: CupyOps) -> None:
+    """Tokens drawn by the device in float64, slots closed up, one head and two."""
+    for heads, channels, size in ((1, 3, 9), (2, 8, 3)):
+        config = TransformerConfig(37, 8, heads, 2, heads * channels, 9, 40)
+        params = transformer_init(rng_of(heads), config, "float64")
+        uniform = rng_of(size).random((size, config.max_len))
+        params[f"{OUTPUT}/bias"][0] = -9.0 + 9.0 * (heads == 1)
+        drawn = ops.draw_sequences(buffers.flatten(params, ops.xp)[1], config, ops.xp.asarray(uniform), 2)
+        assert drawn is not None
+        tokens, log_p, ended = draw_by_token(PLAIN, params, config, uniform, 2)
+        np.testing.assert_array_equal(drawn[0].get(), tokens)
+        np.testing.assert_array_equal(drawn[2].get(), ended)
+        same(drawn[1].get(), log_p)
+
+
 def random_numbers(ops: CupyOps) -> None:
     for key, size, length in ((0, 0, 3), (1, 1, 1), (2**64 - 1, 3, 200), (0x0123456789ABCDEF, 171, 3)):
         np.testing.assert_array_equal(ops.uniform(key, size, length).get(), PLAIN.uniform(key, size, length))
@@ -326,5 +343,6 @@ EXAMPLES: dict[str, Callable[[CupyOps], None]] = {  # by source
     "mlp": networks,
     "mlp_tensor": tensor_networks,
     "next_token": next_tokens,
+    "decode": decoded,
     "philox": random_numbers,
 }

@@ -6,6 +6,7 @@ import ctypes
 import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class ShimLib:
         self.products: list[Precision] = []
         self.captures = 0
         self._libraries: dict[str, ctypes.CDLL] = {}
-        self._recording: list[tuple[Any, ...]] | None = None
+        self._recording: list[Callable[[], None]] | None = None
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
         device.only_launches("empty")
@@ -67,7 +68,7 @@ class ShimLib:
         """Run the kernel; KernelError where it did wrong."""
         kernel, label, typed = KERNELS[name], f"{name}<{variant}>", arguments(name, variant, values)
         if self._recording is not None:
-            self._recording.append((name, variant, items, *typed))
+            self._recording.append(partial(self.launch, name, variant, items, *typed))
             return
         given, roles = memory(typed), parameters(name, variant)
         blocks = kernel.blocks(items)
@@ -94,13 +95,18 @@ class ShimLib:
 
     tensor_memory = 227 << 10  # bytes, as an H100 has them
 
-    def product(self, a: Any, b: Any, out: Any, precision: Precision) -> None:
+    has_products = True
+
+    def product(self, a: Any, b: Any, out: Any, precision: Precision, add: bool = False) -> None:
         """As tensor cores compute it: rounded numbers, their products added in float32."""
+        if self._recording is not None:
+            self._recording.append(partial(self.product, a, b, out, precision, add))
+            return
         left, right, result = memory([a, b, out])
         for array in (left, right):
             layout(array)  # refuses what cuBLAS cannot take
         self.products.append(precision)
-        result[...] = rounded(left, precision) @ rounded(right, precision)
+        result[...] = rounded(left, precision) @ rounded(right, precision) + (result if add else 0)
 
     def capture(self, function: Callable[[], None]) -> Recorded:
         """As a CUDA graph: nothing runs, and what is no launch raises RuntimeError."""
@@ -109,7 +115,7 @@ class ShimLib:
             with device.capture():
                 function()
             self.captures += 1
-            return Recorded(self, tuple(self._recording))
+            return Recorded(tuple(self._recording))
         finally:
             self._recording = None
 
@@ -157,20 +163,19 @@ class ShimLib:
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """A graph: launches on the arrays of the capture, with its numbers."""
+    """A graph: launches and products on the arrays of the capture, with its numbers."""
 
-    lib: ShimLib
-    launches: tuple[tuple[Any, ...], ...]
+    calls: tuple[Callable[[], None], ...]
 
     def launch(self) -> None:
-        for launch in self.launches:
-            self.lib.launch(*launch)
+        for call in self.calls:
+            call()
 
 
 def rounded(array: Array, precision: Precision) -> Array:
     """float32 numbers with 10 (tf32) or 7 (bfloat16) bits behind the point: the nearest, ties to even."""
     dropped = {"float32": 0, "tf32": 13, "bfloat16": 16}[precision]
-    if dropped == 0:
+    if dropped == 0 or array.dtype != np.float32:
         return array
     bits, one = np.ascontiguousarray(array).view(np.uint32), np.uint32(1)
     bits = bits + ((bits >> np.uint32(dropped)) & one) + np.uint32((1 << (dropped - 1)) - 1)

@@ -36,6 +36,8 @@ RULES = (  # what is done, where, what stands there then
     ("one short", r"(for \([^;]*; \w+ >=? )(\w+)(;)", r"\1(\2) + 1\3"),
     ("no guard", r"if \(\w+ >= \w+\) return;", ";"),
     ("no guard", r"if \((?:\w+ < \w+|strip\.inside)( && [^)]*\(\) == 0)?\)", r"if (1\1)"),
+    ("other row", r"(int64 (?:row|slot) = blockIdx\.x)", r"\1 / 2"),
+    ("twice", r"\+= 1;", "+= 2;"),
     ("no guard", r"(?<=[ (])\w+(?: \+ \w+)? < (?:count|in|out)(?= \?)", "1"),
 )
 
@@ -122,8 +124,10 @@ class Mixed:
         broken = name == self.kernel if self.kernel else KERNELS[name].source in self.sources
         (self.wrong if broken else self.right).launch(name, variant, items, *values)
 
-    def product(self, a: Any, b: Any, out: Any, precision: Precision) -> None:
-        self.right.product(a, b, out, precision)
+    has_products = True
+
+    def product(self, a: Any, b: Any, out: Any, precision: Precision, add: bool = False) -> None:
+        self.right.product(a, b, out, precision, add)
 
     @property
     def tensor_memory(self) -> int:
