@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -140,10 +140,13 @@ def minimize(
     store: Store | None = None,
     label: str = "training",
     progress: bool = True,
+    same_every_step: bool = False,
 ) -> State:
     """Adam's steps from params, flat and changed in place, until config says stop.
 
     gradient(step) gives the loss and the flat gradient at the present params; what it draws, it draws by step.
+    same_every_step: it draws nothing, and computes on the same arrays each time; on a GPU a step can then be one
+    CUDA graph.
     The loss leaves the device once in log_every steps. Raises DivergedError, with the step; the checkpoint, if
     there is one, is then still the last good one. The same holds for MemoryError, which says what to lower.
     CheckpointError as Store.restore.
@@ -157,12 +160,15 @@ def minimize(
         if state.step == 0:
             store.save(state, config)  # a folder that cannot be written is better known now
     rate = learning_rates(config.schedule, config.learning_rate, config.steps)
+    steps = None
+    if same_every_step:
+        steps = ops.gradient_steps(lambda: gradient(0), state.params, state.m, state.v, config.adam)
     bar = tqdm(desc=label, total=config.steps, initial=state.step, disable=None if progress else True, leave=False)
     with bar, np.errstate(all="ignore"):  # what overflows ends as a loss that is not finite, and is refused
         while not state.stopped:
             start = state.step
             try:
-                _some_steps(gradient, state, config, ops, rate)
+                _some_steps(gradient, state, config, ops, rate, steps)
             except MemoryError as error:
                 cure = "lower the number of points or comparisons"
                 if store is not None:
@@ -183,24 +189,50 @@ def out_of_memory(error: MemoryError, cure: str, when: str = "") -> str:
     return f"out of memory{when} ({told[0]}): {cure}"
 
 
-def _some_steps(gradient: Gradient, state: State, config: Config, ops: Ops, rate: Callable[[int], float]) -> None:
-    """At most log_every steps, up to the next multiple of it; the gradient is looked at before the first."""
-    began, start, adam = time.perf_counter(), state.step, config.adam
-    tolerance = config.gradient_tolerance
+def _some_steps(
+    gradient: Gradient,
+    state: State,
+    config: Config,
+    ops: Ops,
+    rate: Callable[[int], float],
+    steps: Callable[[Sequence[float], int], Array] | None,
+) -> None:
+    """At most log_every steps, up to the next multiple of it; the gradient is looked at before the first.
+
+    steps: as `Ops.gradient_steps` gives them, or None.
+    """
+    began, start = time.perf_counter(), state.step
     stop = min(start - start % config.log_every + config.log_every, config.steps)
-    losses = ops.xp.empty(stop - start, dtype=np.float64)
-    for step in range(start, stop):
-        losses[step - start], grads = gradient(step)
-        if step == start and tolerance > 0 and float(abs(grads).max()) <= tolerance:
-            check_losses(np.append(state.losses[:start], float(losses[0])), start, config)
-            state.stopped, stop = "gradient", step
-            break
-        ops.adam_step(state.params, grads, state.m, state.v, step + 1, rate(step), adam.b1, adam.b2, adam.eps)
-    state.losses[start:stop] = host(losses)[: stop - start]
+    if _at_minimum(gradient, state, config):
+        state.stopped, stop = "gradient", start
+    rates = [rate(step) for step in range(start, stop)]
+    losses = steps(rates, start + 1) if steps else _single_steps(gradient, state, config.adam, ops, rates)
+    state.losses[start:stop] = host(losses)
     state.step = stop
     if not state.stopped and stop == config.steps:
         state.stopped = "steps"
     state.seconds += time.perf_counter() - began
+
+
+def _at_minimum(gradient: Gradient, state: State, config: Config) -> bool:
+    """Whether no part of the gradient exceeds the tolerance; DivergedError where the loss is not as it must be."""
+    if config.gradient_tolerance == 0:
+        return False
+    loss, grads = gradient(state.step)
+    if float(abs(grads).max()) > config.gradient_tolerance:
+        return False
+    check_losses(np.append(state.losses[: state.step], float(loss)), state.step, config)
+    return True
+
+
+def _single_steps(gradient: Gradient, state: State, adam: Adam, ops: Ops, rates: Sequence[float]) -> Array:
+    """A step for each rate -> the losses, float64."""
+    losses = ops.xp.empty(len(rates), dtype=np.float64)
+    for i, rate in enumerate(rates):
+        step = state.step + i
+        losses[i], grads = gradient(step)
+        ops.adam_step(state.params, grads, state.m, state.v, step + 1, rate, adam.b1, adam.b2, adam.eps)
+    return losses
 
 
 def check_losses(losses: NDArray[np.float64], since: int, config: Config) -> None:

@@ -7,6 +7,7 @@ in the parameters. A model knows nothing of preferences; an objective (accel/obj
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -121,7 +122,9 @@ class MLP:
         return mlp_init(rng, self.widths)
 
     def on(self, ops: Ops, dtype: str) -> Self:
-        return replace(self, x=ops.xp.asarray(self.x, dtype=dtype))
+        placed = copy(self)  # what was checked on the host is not checked again
+        object.__setattr__(placed, "x", ops.xp.asarray(self.x, dtype=dtype))
+        return placed
 
     def forward(self, ops: Ops, params: Params) -> tuple[Array, Cache]:
         energy, cache = ops.mlp_forward(params, self.x)

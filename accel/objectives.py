@@ -31,6 +31,10 @@ Values = NDArray[np.float64]
 class Objective(Protocol):
     """What `train` asks of an objective."""
 
+    @property
+    def same_every_step(self) -> bool:
+        """Whether a step is the same launches on the same arrays as the one before: it draws and sorts nothing."""
+
     def on(self, ops: Ops, dtype: str) -> Self:
         """The same objective with its arrays where ops computes, in that dtype."""
 
@@ -78,6 +82,10 @@ class PreferenceObjective:
     log_measure: Array | None = None
 
     @property
+    def same_every_step(self) -> bool:
+        return not isinstance(self.likelihood, Draws)
+
+    @property
     def needs_log_z(self) -> bool:
         """Whether log Z changes the loss."""
         return not isinstance(self.f, float) or self.likelihood is not None
@@ -109,7 +117,7 @@ class PreferenceObjective:
             if isinstance(likelihood, Draws):
                 likelihood = likelihood.shares(ops, step).astype(values.dtype)
             # forward: loss = loss - sum(likelihood * log_p)
-            loss, dlog_p = loss - likelihood @ log_p, dlog_p - likelihood
+            loss, dlog_p = loss - (likelihood * log_p).sum(), dlog_p - likelihood
         # forward: log_p = values - log_z
         return loss, dlog_p + ops.log_sum_exp_backward(-dlog_p.sum(), cache)
 
@@ -229,6 +237,7 @@ class LatentMixtureObjective:
     """
 
     pairs: Pairs
+    same_every_step = False  # `Ops.mixture_loss` sorts
 
     def on(self, ops: Ops, dtype: str) -> Self:
         return replace(self, pairs=_pairs_on(self.pairs, ops, dtype))
@@ -251,6 +260,7 @@ class Regression:
     """mean_x (r(x) - target(x))^2: pretraining, with target = log of the density to start from, (n,)."""
 
     target: Array
+    same_every_step = True
 
     def __post_init__(self) -> None:
         if real_array("target", self.target).ndim != 1:
@@ -263,7 +273,7 @@ class Regression:
         _check_values(values, len(self.target))
         error = values - self.target
         # forward: loss = mean(error^2)
-        return error @ error / len(error), error * (2.0 / len(error))
+        return (error * error).sum() / len(error), error * (2.0 / len(error))
 
 
 # ----- Pieces -----

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,8 @@ def train(
         loss, dvalues = wanted(ops, values, step)
         return loss, placed.backward(ops, dvalues, cache)
 
-    state = minimize(gradient, flat, config, ops, store=store, label=label, progress=progress)
+    run = partial(minimize, gradient, flat, config, ops, store=store, label=label)
+    state = run(progress=progress, same_every_step=wanted.same_every_step)
     with np.errstate(all="ignore"):
         values, _ = placed.forward(ops, params)
         loss = float(wanted(ops, values, state.step)[0])

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
-from accel import Ops, buffers, losses
+from accel import Ops, Pairs, buffers, losses, objectives
 from accel.cuda import graph
 from accel.cuda.ops import CupyOps
-from accel.minimize import host
+from accel.minimize import Config, host
+from accel.models import MLP
+from accel.train import train
 from bench import mlp, mlp_step
 from tests import backends
 from tests.shim import device
@@ -264,6 +267,48 @@ def test_errors_are_the_base_class_s() -> None:
     training.m = training.m[:-1]
     with pytest.raises(ValueError, match="m must be contiguous"):
         training.steps(RATES)
+
+
+OBJECTIVES: dict[str, Callable[[Pairs], objectives.Objective]] = {
+    "reward": objectives.reward,
+    "log Z": lambda pairs: objectives.pbde(pairs, np.linspace(0.5, 2.0, pairs.n), 0.3, np.full(pairs.n, 0.1)),
+    "likelihood": lambda pairs: objectives.slic_hf(pairs, 1.0, 0.1, np.full(pairs.n, -np.log(pairs.n))),
+    "regression": lambda pairs: objectives.Regression(np.linspace(-1.0, 1.0, pairs.n)),
+}
+
+
+def fitted(ops: CupyOps, name: str, checkpoint: Any = None) -> Any:
+    """Every number that a training run gives."""
+    rng, points = np.random.default_rng(3), np.linspace(-2.0, 2.0, 30)
+    x_a, x_b = rng.integers(0, 30, (2, 70))
+    pairs = Ops().pairs(x_a, x_b, rng.integers(0, 2, 70), None, 30)
+    config = Config(steps=9, learning_rate=0.02, log_every=4, checkpoint_every=4, dtype="float64")
+    objective = OBJECTIVES[name](pairs)
+    result = train(MLP(points, (1, 9, 9, 1)), objective, config, ops, checkpoint=checkpoint, progress=False)
+    return np.concatenate([result.losses, *(np.ravel(value) for value in result.params.values())])
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_training_by_a_graph_is_single_steps(there: CupyOps, name: str) -> None:
+    """Bit for bit; the steps of a run are one graph, captured once."""
+    lib = there.lib
+    before = lib.captures if isinstance(lib, ShimLib) else 0
+    found = fitted(there, name)
+    if isinstance(lib, ShimLib):
+        assert lib.captures == before + 1
+    with patch.object(CupyOps, "gradient_steps", lambda *_: None):
+        np.testing.assert_array_equal(found, fitted(there, name))
+
+
+def test_draws_are_not_captured() -> None:
+    """Other numbers in every step: no graph."""
+    ops = shim_ops()
+    pairs = Ops().pairs([0, 1], [1, 2], [1, 0], None, 3)
+    objective = objectives.slic_hf(pairs, 1.0, 0.1, np.full(3, -np.log(3.0)), draws=5)
+    assert not objective.same_every_step
+    train(MLP(np.arange(3.0), (1, 4, 1)), objective, Config(3, 0.1, dtype="float64"), ops, progress=False)
+    assert isinstance(ops.lib, ShimLib)
+    assert ops.lib.captures == 0
 
 
 def test_the_bench_takes_graphs() -> None:

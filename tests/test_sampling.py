@@ -280,7 +280,7 @@ class Counting(ShimLib):
         self.graphs, self.slots = graphs, list[int]()
 
     def launch(self, name: str, variant: str, items: int, *values: Any) -> None:
-        if name == "draw_token" and self._recording is None:
+        if name == "draw_token" and not device.captured:
             self.slots.append(items)
         super().launch(name, variant, items, *values)
 

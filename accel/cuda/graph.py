@@ -1,17 +1,19 @@
-"""The MLP's training step on a GPU as launches that never change, so that one CUDA graph makes step after step.
+"""A training step on a GPU as launches that never change, so that one CUDA graph makes step after step.
 
 What differs between steps lies on the device: the step's number, a schedule with a row for each step, and the
-losses. The first step of a network is launched kernel by kernel, then captured; all others are the graph's.
+losses. The first step is launched kernel by kernel, then captured; all others are the graph's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from accel.adam import Adam, constants
 from accel.buffers import Array, address
 from accel.cuda.kernel_table import TILE, TYPES, WIDE, chunks, walks
 from accel.cuda.launcher import Graph, KernelLib
@@ -101,47 +103,87 @@ class Problem:
         return self.kernel, places, self.x.shape, self.groups, self.constants
 
 
-class MarginSteps:
-    """Steps of Adam on the mean loss of a problem's comparisons, in buffers that stay where they are.
+class Steps:
+    """Steps of training whose launches never change. losses are of that dtype, the schedule of params' dtype.
 
-    params, m and v live as long as this: the graph writes to them.
+    launch: one step, launched singly. On the device lie the number of the step, the schedule with a row
+    (lr, 1 / (1 - b1^t), 1 / (1 - b2^t)) for each step, and the losses. The arrays that a graph writes to live as
+    long as this.
     """
 
-    def __init__(self, lib: KernelLib, problem: Problem) -> None:
-        flat, count = problem.state[0], len(problem.y)
-        kind, size, dtype = TYPES[str(flat.dtype)], len(flat), flat.dtype
-        self._lib, self._x, self._y = lib, lib.empty(problem.x.shape, dtype), lib.empty((count,), dtype)
-        self._schedule, self._losses = lib.empty((STEPS, 3), dtype), lib.empty((STEPS,), dtype)
-        self._step = lib.empty((1,), np.int64)
-        inputs = (problem.widths, self._x, self._y, problem.groups)
-        values, parts, gradient = margin_gradient(lib, problem.kernel, flat, *inputs)
-        sizes, now = (len(parts) // size, size), (self._schedule, self._step)
-        adam = ("adam_scheduled", kind, size, *problem.state, parts, *now, *sizes, *problem.constants)
-        loss = record_loss(self._losses, self._step, values, count)
-        self._singly = Launches(lib, (gradient, adam, loss))
+    launch: Callable[[], None]
+
+    def __init__(self, lib: KernelLib, kind: Any, losses: Any) -> None:
+        self._lib = lib
+        self.schedule, self.losses = lib.empty((STEPS, 3), kind), lib.empty((STEPS,), losses)
+        self.number = lib.empty((1,), np.int64)
         self._graph: Graph | None = None
 
-    def run(self, x: Array, y: Array, schedule: Array) -> Array:
-        """A step for each row (lr, 1 / (1 - b1^t), 1 / (1 - b2^t)) of schedule (n, 3) -> losses (n,)."""
-        self._x[...], self._y[...] = x, y.reshape(-1)
-        losses = self._lib.empty((len(schedule),), schedule.dtype)
-        for start in range(0, len(schedule), len(self._losses)):
-            rows = schedule[start : start + len(self._losses)]
-            self._schedule[: len(rows)] = rows
-            self._step.fill(0)
+    def run(self, schedule: Array) -> Array:
+        """A step for each row of schedule (n, 3) -> losses (n,)."""
+        losses = self._lib.empty((len(schedule),), self.losses.dtype)
+        for start in range(0, len(schedule), len(self.losses)):
+            rows = schedule[start : start + len(self.losses)]
+            self.schedule[: len(rows)] = rows
+            self.number.fill(0)
             for _ in range(len(rows)):
                 self._next()
-            losses[start : start + len(rows)] = self._losses[: len(rows)]
+            losses[start : start + len(rows)] = self.losses[: len(rows)]
         return losses
 
     def _next(self) -> None:
         """One step. The first compiles and loads its kernels, which a capture cannot."""
         if self._graph is not None:
             return self._graph.launch()
-        self._singly.launch()
-        captured = self._lib.capture(self._singly.launch)
-        self._graph = self._singly if captured is None else captured
+        self.launch()
+        self._graph = self._lib.capture(self.launch) or self
         return None
+
+
+class MarginSteps(Steps):
+    """Steps of Adam on the mean loss of a problem's comparisons."""
+
+    def __init__(self, lib: KernelLib, problem: Problem) -> None:
+        flat, count = problem.state[0], len(problem.y)
+        super().__init__(lib, flat.dtype, flat.dtype)
+        self._x, self._y = lib.empty(problem.x.shape, flat.dtype), lib.empty((count,), flat.dtype)
+        inputs = (problem.widths, self._x, self._y, problem.groups)
+        values, parts, gradient = margin_gradient(lib, problem.kernel, flat, *inputs)
+        adam = scheduled(problem.state, parts, self, problem.constants)
+        self.launch = Launches(lib, (gradient, adam, record_loss(self.losses, self.number, values, count))).launch
+
+    def run_on(self, x: Array, y: Array, schedule: Array) -> Array:
+        """As `run`, on other comparisons of the same shape."""
+        self._x[...], self._y[...] = x, y.reshape(-1)
+        return self.run(schedule)
+
+
+class GradientSteps(Steps):
+    """Steps of Adam by any gradient() whose launches are the same each time: the loss and a flat gradient."""
+
+    def __init__(
+        self,
+        lib: KernelLib,
+        gradient: Callable[[], tuple[Array, Array]],
+        state: tuple[Array, Array, Array],
+        adam: Adam,
+    ) -> None:
+        super().__init__(lib, state[0].dtype, np.dtype(np.float64))
+
+        def launch() -> None:
+            loss, grads = gradient()
+            update = scheduled(state, grads, self, constants(adam.b1, adam.b2, adam.eps))
+            record = record_loss(self.losses, self.number, loss.reshape(1).astype(np.float64), 1)
+            Launches(lib, (update, record)).launch()
+
+        self.launch = launch
+
+
+def scheduled(state: tuple[Array, Array, Array], parts: Array, steps: Steps, constants: tuple[float, ...]) -> Call:
+    """The call of Adam on params, m, v by the sum of the gradient's parts, (R P,), with the step's rates."""
+    size = len(state[0])
+    values = (*state, parts, steps.schedule, steps.number, parts.size // size, size, *constants)
+    return ("adam_scheduled", TYPES[str(parts.dtype)], size, *values)
 
 
 class MarginGraphs:
@@ -153,10 +195,10 @@ class MarginGraphs:
         self._lock = Lock()
 
     def run(self, problem: Problem, schedule: Array) -> Array:
-        """As `MarginSteps.run`, by those of the same key or new ones; one thread after the other."""
+        """As `MarginSteps.run_on`, by those of the same key or new ones; one thread after the other."""
         with self._lock:
             steps = self._kept.pop(problem.key, None) or MarginSteps(self._lib, problem)
             self._kept[problem.key] = steps  # the last used stands last
             if len(self._kept) > GRAPHS:
                 del self._kept[next(iter(self._kept))]
-            return steps.run(problem.x, problem.y, schedule)
+            return steps.run_on(problem.x, problem.y, schedule)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from accel.buffers import Array
@@ -47,9 +48,20 @@ class KernelLib(Protocol):
     def capture(self, function: Callable[[], None]) -> Graph | None:
         """The launches and products that function makes, not run, as a graph; None where there are no graphs.
 
-        function must do nothing else: no new array, no read. It must have run before: what it compiles and loads
-        cannot be captured. Its arrays must live as long as the graph.
+        function must not read. It must have run before: what it compiles and loads cannot be captured. The arrays
+        that it was given must live as long as the graph; those that it makes do.
         """
+
+
+@dataclass(frozen=True, eq=False)
+class Captured:
+    """A CUDA graph, and the memory of the arrays that were made while it was captured: it is nobody else's."""
+
+    graph: Graph
+    pool: Any
+
+    def launch(self) -> None:
+        self.graph.launch()
 
 
 class CupyLib:
@@ -98,14 +110,15 @@ class CupyLib:
             return None
 
     def _captured(self, function: Callable[[], None]) -> Graph:
-        stream = self._cupy.cuda.Stream(non_blocking=True)  # the null stream cannot capture
-        with stream:
+        cuda = self._cupy.cuda
+        stream, pool = cuda.Stream(non_blocking=True), cuda.MemoryPool()  # the null stream cannot capture
+        with stream, cuda.using_allocator(pool.malloc):
             stream.begin_capture()
             try:
                 function()
             finally:  # else the stream would go on capturing
                 graph: Graph = stream.end_capture()
-        return graph
+        return Captured(graph, pool)
 
     def _function(self, name: str, variant: str) -> Any:
         if (name, variant) not in self._functions:  # compiled alone: a run needs few of the variants

@@ -5,15 +5,16 @@ Up to WIDE units a layer, rows go through all layers in one kernel; wider ones a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from accel import buffers, losses
-from accel.adam import constants, unbiased_rates
+from accel.adam import Adam, constants, unbiased_rates
 from accel.buffers import Array
 from accel.cuda.graph import (
+    GradientSteps,
     Launches,
     MarginGraphs,
     Problem,
@@ -130,10 +131,21 @@ class CupyNetworkOps(Ops):
         x, y = self.comparisons(params, x_a, x_b, y)
         widths = self._device_widths(mlp_widths(params))
         problem = Problem(kernel, (flat, m, v), widths, x, y, self.groups, constants(b1, b2, eps))
-        schedule = unbiased_rates(lr, step, b1, b2)
-        return self._graphs.run(problem, self.xp.asarray(np.array(schedule, flat.dtype).reshape(-1, 3)))
+        return self._graphs.run(problem, self._schedule(lr, step, b1, b2, flat.dtype))
+
+    def gradient_steps(
+        self, gradient: Callable[[], tuple[Array, Array]], params: Array, m: Array, v: Array, adam: Adam
+    ) -> Callable[[Sequence[float], int], Array] | None:
+        if str(params.dtype) not in TYPES:
+            return None
+        steps = GradientSteps(self.lib, gradient, (params, m, v), adam)
+        return lambda rates, step: steps.run(self._schedule(rates, step, adam.b1, adam.b2, params.dtype))
 
     # ----- Pieces -----
+
+    def _schedule(self, lr: Sequence[float], step: int, b1: float, b2: float, dtype: Any) -> Array:
+        """A row of `unbiased_rates` for each step, (n, 3), on the device."""
+        return self.xp.asarray(np.array(unbiased_rates(lr, step, b1, b2), dtype).reshape(-1, 3))
 
     def _bias_act(self, act: str, x: Array, bias: Array) -> Array:
         x, out = self._dense(x), self._empty(x, *x.shape)

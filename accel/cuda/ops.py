@@ -15,6 +15,7 @@ import numpy as np
 from accel.adam import constants, unbiased_rates
 from accel.buffers import Array
 from accel.cuda.attention_ops import CupyAttentionOps
+from accel.cuda.graph import added
 from accel.cuda.kernel_table import AHEAD, TYPES, chunks, walks
 from accel.cuda.launcher import KernelLib
 from accel.cuda.layer_ops import CupyLayerOps
@@ -55,7 +56,9 @@ class CupyOps(CupySamplingOps, CupyAttentionOps, CupyLayerOps):
         self.lib.launch("margin_loss", f"{kind}, {loss_type}", count, dmargin, values, *inputs)
         if pairs not in self._of_pairs:  # the entries k < count are those of x_a, the others of x_b
             self._of_pairs[pairs] = self._segments(self.xp.concatenate(index), pairs.n)
-        return values.sum().astype(omega.dtype), self._segment_sum(dmargin, *self._of_pairs[pairs])
+        total, call = added(self.lib, values, 1)
+        self.lib.launch(*call)
+        return total.reshape(()).astype(omega.dtype), self._segment_sum(dmargin, *self._of_pairs[pairs])
 
     def scatter(self, index: Array, values: Array, n: int) -> Array:
         if str(values.dtype) not in TYPES:

@@ -2,20 +2,21 @@
 
 A `DeviceArray` mixes with no NumPy array but its scalars, becomes one only by get(), and every read of a value by
 the host (get, float, int, bool) counts in `reads`. `xp` stands where the module cupy would. While a graph is
-captured, only kernels may be launched: all else raises.
+captured, reads raise, and what is computed is kept, to be computed again into the same memory with every launch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 reads: list[str] = []  # one entry a read
-capturing: list[bool] = []  # one entry while a graph is captured
+captured: list[list[Callable[[], object]]] = []  # one entry while a graph is captured: what it does, in order
 METHODS = {
     *("all", "any", "argmax", "astype", "copy", "cumsum", "fill", "max", "mean", "min", "ravel"),
     *("reshape", "sum", "swapaxes", "transpose"),
@@ -72,33 +73,35 @@ class DeviceArray(NDArrayOperatorsMixin):
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, key: Any) -> DeviceArray:
-        return self._view(self._memory[memory(key)])
+        return self._view(made(partial(self._memory.__getitem__, memory(key)), self._memory))
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        only_launches("an assignment")
-        self._memory[memory(key)] = memory(value)
+        do(partial(self._memory.__setitem__, memory(key), memory(value)))
 
     def __getattr__(self, name: str) -> Any:
         if name not in METHODS:
             raise AttributeError(f"a DeviceArray has no {name}")
         method = getattr(self._memory, name)
 
-        def call(*values: Any, **options: Any) -> DeviceArray:
-            only_launches(name)
-            return self._view(method(*memory(values), **memory(options)))
+        def call(*values: Any, **options: Any) -> DeviceArray | None:
+            again = partial(method, *memory(values), **memory(options))
+            return do(again) if name == "fill" else self._view(made(again, self._memory))
 
         return call
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         if method != "__call__":
             raise TypeError(f"no {method} of {ufunc.__name__} on the device")
-        only_launches(ufunc.__name__)
         out = options.pop("out", None)
-        result = ufunc(*memory(inputs), **memory(options), **({"out": memory(out)} if out else {}))
-        return out[0] if out else device(result)
+        again = partial(ufunc, *memory(inputs), **memory(options))
+        if not out:
+            return device(made(again, *memory(inputs)))
+        do(partial(again, out=memory(out)))
+        return out[0]
 
     def _read(self, how: str) -> Any:
-        only_launches(how)
+        if captured:
+            raise RuntimeError(f"{how} while a graph is captured")
         reads.append(how)
         return self._memory
 
@@ -128,36 +131,56 @@ class DeviceModule:
         function = getattr(np, name)
 
         def call(*values: Any, **options: Any) -> Any:
-            only_launches(name)
             first = values[:1]
             if name in FROM_HOST:
-                same = isinstance(first[0], DeviceArray)
-                raw = memory(first[0]) if same else np.array(first[0])
-                result = function(raw, *values[1:], **options)
-                return first[0] if same and result is raw else device(result)
-            out = options.get("out")
+                if isinstance(first[0], DeviceArray):
+                    raw = memory(first[0])
+                    result = made(partial(function, raw, *values[1:], **options), raw)
+                    return first[0] if result is raw else device(result)
+                if captured:
+                    raise RuntimeError(f"{name} from the host while a graph is captured")
+                return device(function(np.array(first[0]), *values[1:], **options))
             if name == "argsort":
                 options = {**options, "kind": "stable"}  # CuPy's only one
-            result = function(*memory(values), **memory(options))
-            return device(result) if out is None else out
+            again = partial(function, *memory(values), **memory(options))
+            if "out" in options:
+                do(again)
+                return options["out"]
+            return device(made(again, *memory(values)))
 
         return call
 
 
 @contextmanager
-def capture() -> Iterator[None]:
-    """Meanwhile a graph is captured."""
-    capturing.append(True)
+def capture() -> Iterator[list[Callable[[], object]]]:
+    """Meanwhile a graph is captured, which does what is in the list."""
+    captured.append([])
     try:
-        yield
+        yield captured[-1]
     finally:
-        capturing.pop()
+        captured.pop()
 
 
-def only_launches(what: str) -> None:
-    """RuntimeError while a graph is captured: CUDA refuses reads, and a temporary does not outlive the capture."""
-    if capturing:
-        raise RuntimeError(f"{what} while a graph is captured")
+def do(call: Callable[[], object]) -> Any:
+    """What changes memory: now, or with every launch of the graph that is captured."""
+    if captured:
+        captured[-1].append(call)
+    else:
+        call()
+
+
+def made(call: Callable[[], Any], *inputs: Any) -> Any:
+    """A result, of such inputs. While a graph is captured its numbers come with the launches, into the same
+    memory; what shares memory with an input is a view, and has no numbers of its own."""
+    if not captured:
+        return call()
+    with np.errstate(all="ignore"):
+        result = call()
+    if any(np.may_share_memory(result, value) for value in inputs if isinstance(value, np.ndarray)):
+        return result
+    result = np.array(result)
+    captured[-1].append(lambda: np.copyto(result, call()))
+    return result
 
 
 def memory(value: Any) -> Any:

@@ -58,17 +58,15 @@ class ShimLib:
         self.products: list[Precision] = []
         self.captures = 0
         self._libraries: dict[str, ctypes.CDLL] = {}
-        self._recording: list[Callable[[], None]] | None = None
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
-        device.only_launches("empty")
         return DeviceArray(np.full(shape, poison(np.dtype(dtype)), dtype))
 
     def launch(self, name: str, variant: str, items: int, *values: Any) -> None:
         """Run the kernel; KernelError where it did wrong."""
         kernel, label, typed = KERNELS[name], f"{name}<{variant}>", arguments(name, variant, values)
-        if self._recording is not None:
-            self._recording.append(partial(self.launch, name, variant, items, *typed))
+        if device.captured:
+            device.do(partial(self.launch, name, variant, items, *typed))
             return
         given, roles = memory(typed), parameters(name, variant)
         blocks = kernel.blocks(items)
@@ -99,8 +97,8 @@ class ShimLib:
 
     def product(self, a: Any, b: Any, out: Any, precision: Precision, add: bool = False) -> None:
         """As tensor cores compute it: rounded numbers, their products added in float32."""
-        if self._recording is not None:
-            self._recording.append(partial(self.product, a, b, out, precision, add))
+        if device.captured:
+            device.do(partial(self.product, a, b, out, precision, add))
             return
         left, right, result = memory([a, b, out])
         for array in (left, right):
@@ -109,15 +107,11 @@ class ShimLib:
         result[...] = rounded(left, precision) @ rounded(right, precision) + (result if add else 0)
 
     def capture(self, function: Callable[[], None]) -> Recorded:
-        """As a CUDA graph: nothing runs, and what is no launch raises RuntimeError."""
-        self._recording = []
-        try:
-            with device.capture():
-                function()
-            self.captures += 1
-            return Recorded(tuple(self._recording))
-        finally:
-            self._recording = None
+        """As a CUDA graph: nothing runs, and what reads raises RuntimeError."""
+        with device.capture() as calls:
+            function()
+        self.captures += 1
+        return Recorded(tuple(calls))
 
     def _run(self, name: str, variant: str, blocks: int, before: list[Any], order: int) -> list[Any]:
         """The guarded arrays after the launch: copies of those that the kernel may write."""
@@ -163,9 +157,9 @@ class ShimLib:
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """A graph: launches and products on the arrays of the capture, with its numbers."""
+    """A graph: what was done while it was captured, on the same arrays with the same numbers."""
 
-    calls: tuple[Callable[[], None], ...]
+    calls: tuple[Callable[[], object], ...]
 
     def launch(self) -> None:
         for call in self.calls:
