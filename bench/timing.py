@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,12 +32,26 @@ def interleave(contenders: Sequence[Contender], steps: int) -> None:
     for contender in contenders:
         contender.first = contender.run(1)
         contender.tenth = contender.run(CHECKED - 1)
-    for turn in np.array_split(np.arange(CHECKED, steps), min(TURNS, steps - CHECKED)):
-        for contender in contenders:
-            time.sleep(PAUSE)
-            start = time.perf_counter()
-            contender.loss = contender.run(len(turn))
-            contender.seconds.append((time.perf_counter() - start) / len(turn))
+    with no_collection():
+        for turn in np.array_split(np.arange(CHECKED, steps), min(TURNS, steps - CHECKED)):
+            for contender in contenders:
+                time.sleep(PAUSE)
+                start = time.perf_counter()
+                contender.loss = contender.run(len(turn))
+                contender.seconds.append((time.perf_counter() - start) / len(turn))
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Python collects no garbage meanwhile: what it walks through are the objects of all frameworks."""
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def disagreement(contenders: Sequence[Contender], first: float, tenth: float) -> str | None:

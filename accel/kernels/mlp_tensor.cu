@@ -2,14 +2,6 @@
 // of all layers in shared memory. A warp takes its rows from layer to layer without waiting for the others; only a
 // layer's gradient, a sum over all rows of the tile, is the block's.
 
-// tanh to 2 ulp without a branch: an odd polynomial (a minimax fit, 2e-8) below 1/2, (1 - e^-2|x|) / (1 + e^-2|x|) above.
-__device__ inline float tanh_of(float x) {
-    float size = fabs(x), square = x * x, decay = __expf(-2 * size);
-    float series = fma(fma(fma(0.01724149f, square, -0.05304550f), square, 0.13325879f), square, -0.33333144f);
-    float large = __fdividef(1 - decay, 1 + decay);
-    return size < 0.5f ? fma(x * square, series, x) : x < 0 ? -large : large;
-}
-
 // A gradient is written by the block's first tile and added to by the others; each number belongs to one thread.
 __device__ inline void put(float& grad, float value, bool first) { grad = first ? value : grad + value; }
 
@@ -95,7 +87,7 @@ template <typename Point> __device__ void first_layer(Rows& rows, const Network&
 template <typename Arithmetic> __device__ void hidden_layers(Rows& rows, const Network& net, const Lane& lane) {
     const float* bias = net.params + net.size(0);
     for (int layer = 1;; ++layer) {
-        each(rows, [](int, int, int, float& z) { z = tanh_of(z); });  // 0 where there is no such unit
+        each(rows, [](int, int, int, float& z) { z = tanh(z); });  // 0 where there is no such unit
         keep(net.rows(layer - 1), rows, lane);
         if (layer == net.hidden) return;
         int out = net.width(layer + 1);

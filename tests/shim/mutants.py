@@ -1,6 +1,6 @@
 """Kernels broken on purpose: without a barrier, with a loop one short, without a guard. Each must be caught.
 
-python -m tests.shim.mutants                  every mutant, in child processes
+python -m tests.shim.mutants [FILE ...]       every mutant (of these sources), in child processes
 python -m tests.shim.mutants kernels FOLDER   one for each kernel; the right ones are built in FOLDER
 python -m tests.shim.mutants sanitize         the whole kernels once under AddressSanitizer and UBSan
 """
@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,8 +174,8 @@ def failure(mutant: Mutant, right: ShimLib) -> str:
     return ""
 
 
-def run_all() -> int:
-    """A line a mutant; 1 where one was not caught, or where a harmless one was."""
+def run_all(files: Sequence[str] = ()) -> int:
+    """A line a mutant of the files, or of all; 1 where one was not caught, or where a harmless one was."""
     wrong = total = 0
     with tempfile.TemporaryDirectory(prefix="pbde-shim-") as folder:
         right = ShimLib(Path(folder), types=("double",))
@@ -183,7 +183,7 @@ def run_all() -> int:
             if how := caught(unchanged(source), right):
                 print(f"{source}: the examples fail on the kernels as they are: {how}")
                 return 1
-        for file in sorted(path.name for path in kernel_table.FOLDER.glob("*.cu*")):
+        for file in files or sorted(path.name for path in kernel_table.FOLDER.glob("*.cu*")):
             for mutant in mutants(file):
                 total += 1
                 reason, how = HARMLESS.get((mutant.file, mutant.line), ""), caught(mutant, right)
@@ -219,7 +219,7 @@ def sanitize() -> int:
 
 def sanitized() -> int:
     with tempfile.TemporaryDirectory(prefix="pbde-asan-") as folder:
-        lib = ShimLib(Path(folder), sanitize=True, types=("double",))
+        lib = ShimLib(Path(folder), sanitize=True)
         for source, example in EXAMPLES.items():
             example(CupyOps(device.xp, lib, groups=3))
             print(f"{source}: clean", flush=True)
@@ -229,4 +229,5 @@ def sanitized() -> int:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["kernels"]:
         sys.exit(run_kernels(sys.argv[2]))
-    sys.exit({"sanitize": sanitize, "sanitized": sanitized}.get(" ".join(sys.argv[1:]), run_all)())
+    other = {"sanitize": sanitize, "sanitized": sanitized}.get(" ".join(sys.argv[1:]))
+    sys.exit(other() if other else run_all(sys.argv[1:]))

@@ -241,8 +241,6 @@ inline int run(void (*body)(void*), void* arguments, unsigned blocks, int thread
 #define __shfl_down_sync(mask, value, by) \
     shim::exchange(mask, value, (int)(threadIdx.x % shim::LANES) + (by), __LINE__)
 
-#define __expf(x) exp(x)
-#define __fdividef(x, y) ((x) / (y))
 #define SHARED_NUMBERS(name) float* name = (float*)shim::state.shared
 
 inline unsigned __float_as_uint(float x) {
