@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --config-settings editable_mode=compat --editable
 
-.PHONY: demo test lowest lint figures mutants gpu
+.PHONY: demo test lowest lint figures bench mutants gpu
 
 demo: .venv/demo
 	$(BIN)/python -m reference verify && $(BIN)/python -m reference fit reference/data/citations.csv --weight weight && $(BIN)/python -m figures targets
@@ -20,6 +20,9 @@ lint: .venv/test
 
 figures: .venv/demo
 	$(BIN)/python -m figures all
+
+bench: .venv/test
+	$(BIN)/python -m bench kernels && $(BIN)/python -m bench mlp && $(BIN)/python -m bench lm
 
 mutants: .venv/test
 	$(BIN)/python -m tests.mutants && $(BIN)/python -m tests.shim.mutants && $(BIN)/python -m tests.shim.mutants sanitize

@@ -23,7 +23,13 @@ def test_every_example_prints_what_it_says(code: str) -> None:
     assert printed.getvalue().splitlines() == promised
 
 
-def test_every_file_named_exists() -> None:
-    """Paths in the README's table are files."""
-    for name in re.findall(r"`((?:reference|figures)/[\w/]+\.\w+)`", README):
-        assert (Path(__file__).parents[1] / name).is_file(), name
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "bench/GPU.md"])
+def test_every_file_named_exists(page: str) -> None:
+    """Paths, and pictures and pages that are linked."""
+    root = Path(__file__).parents[1]
+    text = (root / page).read_text(encoding="utf-8")
+    named = re.findall(r"`((?:reference|accel|lm|figures|bench|tests)/[\w./-]+\.\w+)`", text)
+    linked = re.findall(r"\]\((?!http)([\w./-]+)\)", text)
+    assert named or linked or page == "bench/GPU.md"
+    for name in (*named, *linked):
+        assert (root / name).is_file() or name == "accel/kernels/NAME.cu", name

@@ -178,7 +178,7 @@ def run_all(files: Sequence[str] = ()) -> int:
     """A line a mutant of the files, or of all; 1 where one was not caught, or where a harmless one was."""
     wrong = total = 0
     with tempfile.TemporaryDirectory(prefix="pbde-shim-") as folder:
-        right = ShimLib(Path(folder), types=("double",))
+        right = ShimLib(Path(folder))
         for source in EXAMPLES:
             if how := caught(unchanged(source), right):
                 print(f"{source}: the examples fail on the kernels as they are: {how}")
