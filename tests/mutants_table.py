@@ -64,8 +64,8 @@ MUTANTS = (
     Mutant(
         "learning rate one step late",
         "accel/minimize.py",
-        "step + 1, rate(step)",
-        "step + 1, rate(step + 1)",
+        "rate(step) for step",
+        "rate(step + 1) for step",
         "tests/test_train.py",
     ),
     Mutant(

@@ -40,7 +40,7 @@ template <typename T> __device__ T sum_of_t(T value) {
 
 template <typename T> __device__ T max_of_t(T value) {
 #pragma unroll
-    for (int bits = 1; bits < 4; bits *= 2) {
+    for (int bits = 1; bits <= 2; bits *= 2) {
         T other = __shfl_xor_sync(ALL_LANES, value, bits);
         value = other > value ? other : value;
     }
