@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from accel.arrays import check_integer, check_number, check_positive, plain_array
 from accel.models import log_density, log_sum_exp
 from accel.ops import checked_pairs
+from accel.streams import EM_STARTS, stream
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -86,7 +87,7 @@ def annotator_types(
     penalty = penalty_matrix(n, ridge, roughness)
     data = _Choices.of(x_a, x_b, y, annotator, weight, n)
     pooled = bradley_terry(data.wins(np.ones(len(data.ids))), penalty, np.zeros(n))
-    rng = np.random.default_rng(seed)
+    rng = stream(seed, EM_STARTS)
     starts = [pooled + rng.standard_normal((types, n)) for _ in range(restarts)]
     runs = [_climb(data, start, penalty, rounds, tolerance) for start in starts]
     return max(runs, key=lambda run: float(np.nan_to_num(run.objective[-1], nan=-np.inf)))

@@ -10,9 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 WORDS = 4
+PARAMETERS, EM_STARTS = 0, 2**32 - 2  # what accel draws for; the rooms' purposes lie between, or are theirs alone
 
 
-def stream(seed: int, purpose: int = 0, *numbers: int) -> np.random.Generator:
+def stream(seed: int, purpose: int = PARAMETERS, *numbers: int) -> np.random.Generator:
     """The generator of (seed, purpose, two numbers at most). Purpose 0: first parameters.
 
     Raises ValueError unless all of them are integers in 0..2^32 - 1, and for more numbers.
