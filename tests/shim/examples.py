@@ -309,12 +309,13 @@ def next_tokens(ops: CupyOps) -> None:
 
 
 def decoded(ops: CupyOps) -> None:
-    """Tokens drawn by the device in float64, slots closed up, one head and two."""
-    for heads, channels, size in ((1, 3, 9), (2, 8, 3)):
+    """Tokens drawn by the device in float64, slots closed up, to the last place or not."""
+    for heads, channels, size in ((1, 3, 9), (2, 8, 3), (1, 40, 2)):
         config = TransformerConfig(37, 8, heads, 2, heads * channels, 9, 40)
         params = transformer_init(rng_of(heads), config, "float64")
         uniform = rng_of(size).random((size, config.max_len))
-        params[f"{OUTPUT}/bias"][0] = -9.0 + 9.0 * (heads == 1)
+        params[f"{OUTPUT}/bias"][0] = -9.0 + 9.0 * (channels == 3)
+        params[f"{OUTPUT}/bias"][2] -= 1e4 * (channels == 40)
         drawn = ops.draw_sequences(buffers.flatten(params, ops.xp)[1], config, ops.xp.asarray(uniform), 2)
         assert drawn is not None
         tokens, log_p, ended = draw_by_token(PLAIN, params, config, uniform, 2)
