@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reference.command_line.report import shortened, triangle_text, untestable
+from reference.command_line.report import p_text, shortened, triads_text, triangle_text, untestable
 from reference.comparisons import Comparisons
 from reference.errors import NoFiniteFitError, NotIdentifiableError
 from reference.inference.exchangeability import Exchangeability
@@ -74,7 +74,7 @@ def diagnose(
         _evidence(graph, fitted, verdict, between, labels),
         _unknowable(fitted, model, labels, between),
         fitted is not None,
-        None if verdict is None or np.isnan(verdict.p_value) else verdict.p_value >= LEVEL,
+        None if verdict is None or np.isnan(verdict.pooled_p) else verdict.pooled_p >= LEVEL,
         verdict_of(verdict, between),
         between,
     )
@@ -90,7 +90,7 @@ def verdict_of(verdict: GoodnessOfFit | None, between: Exchangeability | None) -
 
 
 def _p_values(verdict: GoodnessOfFit | None, between: Exchangeability | None) -> list[float]:
-    found = [test.p_value for test in (verdict, between) if test is not None]
+    found = [np.nan if verdict is None else verdict.pooled_p, np.nan if between is None else between.p_value]
     return [p for p in found if not np.isnan(p)]
 
 
@@ -150,11 +150,11 @@ def _pooled(verdict: GoodnessOfFit | None, untested: str) -> str:
     if verdict is None:
         return f"Not tested: {untested}"
     if np.isnan(verdict.p_value):
-        return f"It cannot be tested: {untestable(verdict)}"
+        return "; ".join([f"It cannot be tested by G2: {untestable(verdict)}", *triads_text(verdict)])
     by = "the chi-squared law"
     if verdict.replicates:
         by = f"a bootstrap of {verdict.replicates}, in which one annotator shows {verdict.expected:.1f}"
-    return f"G2 = {verdict.statistic:.1f} on {verdict.df} degrees of freedom, p = {verdict.p_value:.3g} by {by}"
+    return f"G2 = {verdict.statistic:.1f} on {verdict.df} degrees of freedom, p = {p_text(verdict)} by {by}"
 
 
 def _evidence(
@@ -174,10 +174,12 @@ def _evidence(
             )
     if between is not None and not between.untested:
         sentences.append(f"Between annotators there is {_word(between.p_value)} evidence of differences.")
-    if verdict is None or np.isnan(verdict.p_value):
+    if verdict is None or np.isnan(verdict.pooled_p):
         where = " in the pooled win rates" if between is not None else ""
         return " ".join([*sentences, f"Against one annotator{where} there is none, for there is no test."])
     where = "In the pooled win rates there" if between is not None else "There"
+    if np.isnan(verdict.p_value):
+        return " ".join([*sentences, f"{where} is {_word(verdict.pooled_p)} evidence against one annotator."])
     sentences.append(
         f"{where} is {_word(verdict.p_value)} evidence against one annotator: beyond noise it misses about "
         f"{max(verdict.excess, 0.0):.4f} nats a comparison ({verdict.comparisons} decisive ones"

@@ -177,13 +177,15 @@ def verdict_lines(verdict: GoodnessOfFit, labels: Sequence[str]) -> list[str]:
     ties = f"; {verdict.ties:g} ties left out" if verdict.ties else ""
     counted = f"{verdict.comparisons} decisive comparisons of {verdict.pairs} pairs{ties}"
     if np.isnan(verdict.p_value):
-        return [paragraph(f"one annotator: cannot be tested, {untestable(verdict)} ({counted})")]
+        reason = paragraph(f"one annotator: cannot be tested by G2, {untestable(verdict)} ({counted})")
+        return [reason, *(paragraph(text, "  ") for text in triads_text(verdict))]
     by = "chi-squared"
     if verdict.replicates:
         by = f"bootstrap of {verdict.replicates}; {verdict.expected:.1f} expected"
     lines = [
-        f"one annotator: G2 = {verdict.statistic:.1f} on {verdict.df} df, p = {verdict.p_value:.3g} ({by})",
+        f"one annotator: G2 = {verdict.statistic:.1f} on {verdict.df} df, p = {p_text(verdict)} ({by})",
         paragraph(f"{counted}; {verdict.small_cells:.0%} of pairs expect a count below 5", "  "),
+        *(paragraph(text, "  ") for text in carried_text(verdict)),
     ]
     if not verdict.finite:
         lines.append(
@@ -196,6 +198,35 @@ def verdict_lines(verdict: GoodnessOfFit, labels: Sequence[str]) -> list[str]:
     if verdict.triangles:
         lines.append("the least consistent of all triangles:")
     return lines + [paragraph(triangle_text(verdict, k, labels), "  ") for k in range(len(verdict.triangles))]
+
+
+def p_text(verdict: GoodnessOfFit) -> str:
+    """p, with the Monte Carlo error of a bootstrap's, and that the seed decides where it does."""
+    if not verdict.replicates:
+        return f"{verdict.p_value:.3g}"
+    seed = "" if verdict.settled else ", not settled at 5 %: another seed may say otherwise"
+    return f"{verdict.p_value:.3g} +- {verdict.error:.1g}{seed}"
+
+
+def carried_text(verdict: GoodnessOfFit) -> list[str]:
+    """How much of the data the test rests on, where that is not all."""
+    if verdict.repeated == verdict.pairs:
+        return []
+    return [
+        f"{verdict.repeated} of {verdict.pairs} pairs were compared more than once: the test rests on them, "
+        f"{verdict.carried} df"
+    ]
+
+
+def triads_text(verdict: GoodnessOfFit) -> list[str]:
+    """The cyclic triads of pairs compared once, where they are all that can be tested."""
+    triads = verdict.triads
+    if triads is None or triads.triads == 0:
+        return []
+    return [
+        f"{triads.cyclic} of {triads.triads} triads are cyclic; coins make {triads.expected:.1f}, one annotator "
+        f"no more: p = {triads.p_value:.3g} +- {triads.error:.1g}"
+    ]
 
 
 def untestable(verdict: GoodnessOfFit) -> str:

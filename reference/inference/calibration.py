@@ -1,4 +1,7 @@
-"""Are the test and the intervals what they say? Simulated where one Luce annotator did judge."""
+"""Are the test and the intervals what they say? Simulated where one Luce annotator did judge, and where two did.
+
+TABLE
+"""
 
 from __future__ import annotations
 
@@ -6,32 +9,38 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import expit
 from tqdm import tqdm
 
 from reference.comparisons import Comparisons
 from reference.errors import NotIdentifiableError
-from reference.inference.fit import NORMAL_95, fit
+from reference.inference.fit import fit
 from reference.inference.goodness_of_fit import goodness_of_fit
 from reference.pbde import PBDE, Array
 
 LEVEL = 0.05
+ENOUGH = 100  # data sets show a power
+SECOND = 0.5  # of the comparisons are a second annotator's, of independent tastes, for the power
 
 
 @dataclass(frozen=True)
 class Design:
-    """Who is compared how often: totals(rng) draws an upper triangular (n, n) array of counts."""
+    """Who is compared how often: totals(rng) draws an upper triangular (n, n) array of counts. most: data sets."""
 
     name: str
     statement: str
     totals: Callable[[np.random.Generator], Array]
+    most: int = 1_000_000
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Shares over the replications: p < 5 %; true log p within its 95 % interval, over items and fits; tests that
-    took the bootstrap; data sets without a finite fit, which have no intervals but do enter the test."""
+    """Shares over the replications: p < 5 %; true densities within their 95 % intervals, over items and fits;
+    tests that took the bootstrap; data sets without a finite fit, which have no intervals but do enter the test.
+    power: p < 5 % where half of the comparisons are a second annotator's."""
 
     rejected: float
+    power: float
     covered: float
     bootstrapped: float
     without_fit: float
@@ -62,17 +71,28 @@ def _once(rng: np.random.Generator) -> Array:
     return totals
 
 
+def _large(rng: np.random.Generator) -> Array:
+    return np.triu(rng.poisson(36.0, (100, 100)), 1).astype(np.float64)
+
+
+def _huge(rng: np.random.Generator) -> Array:
+    n, comparisons = 300, 2_000_000
+    return np.triu(rng.poisson(2 * comparisons / (n * (n - 1)), (n, n)), 1).astype(np.float64)
+
+
 DESIGNS = (
     Design("dense", "8 items, all 28 pairs, 40 comparisons each", _dense),
     Design("sparse", "20 items, 6 opponents each, 6 comparisons", _sparse),
     Design("uneven", "12 items, all pairs, 2 to 200 comparisons", _uneven),
     Design("once", "30 items, 300 comparisons, most pairs once", _once),
+    Design("large", "100 items, all pairs, 36 comparisons each", _large),
+    Design("huge", "300 items, 2,000,000 comparisons", _huge, most=200),
 )
 
 
 def calibrate(design: Design, replications: int, seed: int) -> Calibration:
     """omega ~ N(0, 1) and the totals anew for every replication, the test as `fit` runs it by default."""
-    rng = np.random.default_rng([seed, *map(ord, design.name)])
+    rng, replications = np.random.default_rng([seed, *map(ord, design.name)]), min(replications, design.most)
     rejected = bootstrapped = without = 0
     covered: list[float] = []
     for _ in tqdm(range(replications), disable=None, desc=design.name, leave=False):
@@ -85,19 +105,37 @@ def calibrate(design: Design, replications: int, seed: int) -> Calibration:
         except NotIdentifiableError:
             without += 1
             continue
-        truth = PBDE.luce().log_p(omega)
-        covered.append(float(np.mean(np.abs(fitted.log_p - truth) <= NORMAL_95 * fitted.se_log_p)))
+        truth, (low, high) = np.exp(PBDE.luce().log_p(omega)), fitted.interval()
+        covered.append(float(np.mean((low <= truth) & (truth <= high))))
     share = 1 / replications
-    return Calibration(rejected * share, float(np.mean(covered)), bootstrapped * share, without * share)
+    power = _power(design, min(replications, ENOUGH), seed)
+    return Calibration(rejected * share, power, float(np.mean(covered)), bootstrapped * share, without * share)
 
 
-def draw(totals: Array, rng: np.random.Generator) -> tuple[Array, Comparisons]:
-    """omega (n,) of one Luce annotator, and its comparisons with these totals."""
+def _power(design: Design, replications: int, seed: int) -> float:
+    """How often the test rejects where two annotators judged."""
+    rng = np.random.default_rng([seed, 1, *map(ord, design.name)])
+    found = [
+        goodness_of_fit(draw(design.totals(rng), rng, SECOND)[1], seed=int(rng.integers(2**31))).p_value < LEVEL
+        for _ in tqdm(range(replications), disable=None, desc=f"{design.name}, two", leave=False)
+    ]
+    return float(np.mean(found))
+
+
+def draw(totals: Array, rng: np.random.Generator, second: float = 0.0) -> tuple[Array, Comparisons]:
+    """omega (n,) of one Luce annotator, and its comparisons with these totals.
+
+    second: so large a share of them is judged by another annotator, with an omega of its own.
+    """
     n = len(totals)
     omega = rng.normal(size=n)
     i, j = np.nonzero(totals)
     total = totals[i, j]
-    won = rng.binomial(total.astype(np.int64), 1 / (1 + np.exp(omega[j] - omega[i])))
+    prob = expit(omega[i] - omega[j])
+    if second:
+        other = rng.normal(size=n)
+        prob = (1 - second) * prob + second * expit(other[i] - other[j])
+    won = rng.binomial(total.astype(np.int64), prob)
     x_a, x_b = np.tile(i, 2), np.tile(j, 2)
     y = np.repeat([1.0, 0.0], len(i))
     return omega, Comparisons(x_a, x_b, y, n, weight=np.concatenate([won, total - won]))
