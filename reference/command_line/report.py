@@ -213,19 +213,23 @@ def carried_text(verdict: GoodnessOfFit) -> list[str]:
     if verdict.repeated == verdict.pairs:
         return []
     return [
-        f"{verdict.repeated} of {verdict.pairs} pairs were compared more than once: the test rests on them, "
-        f"{verdict.carried} df"
+        f"the test rests on {verdict.repeated} of {verdict.pairs} pairs, those compared more than once that have "
+        f"a finite fit: {verdict.carried} df"
     ]
 
 
 def triads_text(verdict: GoodnessOfFit) -> list[str]:
-    """The cyclic triads of pairs compared once, where they are all that can be tested."""
+    """The test of the cyclic triads, where that stands in for G2."""
     triads = verdict.triads
-    if triads is None or triads.triads == 0:
+    if triads is None:
         return []
+    counted = f"{triads.cyclic} of {triads.triads} triads are cyclic"
+    if np.isnan(triads.p_value):
+        return [f"{counted}: too few to test, for no number of them would be rare"]
+    null = "by coins, and no more by one annotator" if triads.coins else "where one annotator gives these wins"
     return [
-        f"{triads.cyclic} of {triads.triads} triads are cyclic; coins make {triads.expected:.1f}, one annotator "
-        f"no more: p = {triads.p_value:.3g} +- {triads.error:.1g}"
+        f"{counted}, {triads.expected:.1f} are expected {null}: p = {triads.p_value:.3g} +- {triads.error:.1g}, "
+        "simulated"
     ]
 
 

@@ -20,7 +20,7 @@ from reference.pbde import PBDE, Array
 
 LEVEL = 0.05
 ENOUGH = 100  # data sets show a power
-SECOND = 0.5  # of the comparisons are a second annotator's, of independent tastes, for the power
+TASTES = 3.0  # the standard deviation of the two omegas of the power: what both mix to is then no Luce annotator
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Design:
 class Calibration:
     """Shares over the replications: p < 5 %; true densities within their 95 % intervals, over items and fits;
     tests that took the bootstrap; data sets without a finite fit, which have no intervals but do enter the test.
-    power: p < 5 % where half of the comparisons are a second annotator's."""
+    power: p < 5 % where two annotators of different tastes make half of the comparisons each."""
 
     rejected: float
     power: float
@@ -113,29 +113,28 @@ def calibrate(design: Design, replications: int, seed: int) -> Calibration:
 
 
 def _power(design: Design, replications: int, seed: int) -> float:
-    """How often the test rejects where two annotators judged."""
-    rng = np.random.default_rng([seed, 1, *map(ord, design.name)])
-    found = [
-        goodness_of_fit(draw(design.totals(rng), rng, SECOND)[1], seed=int(rng.integers(2**31))).p_value < LEVEL
-        for _ in tqdm(range(replications), disable=None, desc=f"{design.name}, two", leave=False)
-    ]
+    """How often the test rejects two annotators, each with an omega ~ N(0, TASTES^2); a coin says who judges."""
+    rng, found = np.random.default_rng([seed, 1, *map(ord, design.name)]), []
+    for _ in tqdm(range(replications), disable=None, desc=f"{design.name}, two", leave=False):
+        totals = design.totals(rng)
+        omega = TASTES * rng.normal(size=(2, len(totals), 1))
+        both = expit(omega - omega.transpose(0, 2, 1))
+        data = _judged(totals, both.mean(axis=0), rng)
+        found.append(goodness_of_fit(data, seed=int(rng.integers(2**31))).p_value < LEVEL)
     return float(np.mean(found))
 
 
-def draw(totals: Array, rng: np.random.Generator, second: float = 0.0) -> tuple[Array, Comparisons]:
-    """omega (n,) of one Luce annotator, and its comparisons with these totals.
+def draw(totals: Array, rng: np.random.Generator) -> tuple[Array, Comparisons]:
+    """omega (n,) of one Luce annotator, and its comparisons with these totals."""
+    omega = rng.normal(size=len(totals))
+    return omega, _judged(totals, expit(omega[:, None] - omega), rng)
 
-    second: so large a share of them is judged by another annotator, with an omega of its own.
-    """
-    n = len(totals)
-    omega = rng.normal(size=n)
+
+def _judged(totals: Array, prob: Array, rng: np.random.Generator) -> Comparisons:
+    """Comparisons with these totals (n, n), upper triangular, and these preference probabilities (n, n)."""
     i, j = np.nonzero(totals)
     total = totals[i, j]
-    prob = expit(omega[i] - omega[j])
-    if second:
-        other = rng.normal(size=n)
-        prob = (1 - second) * prob + second * expit(other[i] - other[j])
-    won = rng.binomial(total.astype(np.int64), prob)
+    won = rng.binomial(total.astype(np.int64), prob[i, j])
     x_a, x_b = np.tile(i, 2), np.tile(j, 2)
     y = np.repeat([1.0, 0.0], len(i))
-    return omega, Comparisons(x_a, x_b, y, n, weight=np.concatenate([won, total - won]))
+    return Comparisons(x_a, x_b, y, len(totals), weight=np.concatenate([won, total - won]))

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from reference.annotators import Indices
 from reference.comparisons import Comparisons
-from reference.inference.monte_carlo import MonteCarlo, exceeding, simulated_p_value
+from reference.inference.monte_carlo import MonteCarlo, rejectable, simulated_p_value
 from reference.pbde import Array
 
 LEAST, FIRST, MOST = 199, 999, 15_999  # permutations: in any case, at first, and at most
@@ -180,8 +180,7 @@ def _draws(answers: Answers, count: int, rng: np.random.Generator) -> Array:
 def _judged(answers: Answers, observed: float, found: MonteCarlo, level: float) -> Exchangeability:
     """The result; untested where even the largest T is so frequent that it could not be rejected."""
     counts = answers.annotators, len(answers.pair), int(answers.pair[-1]) + 1
-    largest = max(observed, float(found.null.max()))
-    if (1 + exceeding(found.null, largest)) / (len(found.null) + 1) > level:
+    if not rejectable(found.null, observed, level):
         reason = "too few annotators answered the same pairs differently: no outcome could be rejected"
         return Exchangeability(*counts, untested=reason)
     return Exchangeability(

@@ -12,7 +12,7 @@ that G^2 has under the fit, where at most 20 % of the pairs expect a count below
 and more add up; elsewhere the distribution of G^2, centred at its mean under each fit, is simulated from the fit.
 
 Pairs compared once carry nothing: where no cycle has a repeated pair, G^2 equals its mean under the fit, whatever
-the data, and there is no test.
+the data, and the number of cyclic triads is tested instead (`triads.py`).
 
 How often it rejects at a nominal 5 % where one Luce annotator did judge, and how often the 95 % intervals of
 log p cover, in 1,000 simulated data sets of each design (`python -m reference calibrate`):
@@ -64,9 +64,9 @@ class GoodnessOfFit:
     its median over data simulated from the fit, NaN without simulation. finite: whether the decisive comparisons
     have a finite fit; where not, the supremum of the likelihood stands in. triangles: the least consistent.
     repeated: pairs compared more than once that have a finite fit; carried: the df that these have, on which the
-    test rests. p_value is NaN where there are none; then `triads` tells what pairs compared once can show. error:
-    the standard error of a bootstrap's p_value, 0 otherwise; settled: whether it is clear on which side of 5 % it
-    is.
+    test rests. p_value is NaN where there are none. triads: the test of the pairs compared once, where these pairs
+    leave G^2 without one. error: the standard error of a bootstrap's p_value, 0 otherwise; settled: whether it is
+    clear on which side of 5 % it is.
     """
 
     comparisons: int
@@ -91,8 +91,8 @@ class GoodnessOfFit:
 
     @property
     def pooled_p(self) -> float:
-        """p_value; where G^2 cannot be tested, that of the cyclic triads if they reject, which is all they can."""
-        if np.isnan(self.p_value) and self.triads is not None and self.triads.p_value < LEVEL:
+        """That of G^2; where it cannot be tested, that of the cyclic triads; NaN where there is neither."""
+        if np.isnan(self.p_value) and self.triads is not None:
             return self.triads.p_value
         return self.p_value
 
@@ -155,7 +155,7 @@ def goodness_of_fit(comparisons: Comparisons, replicates: int = 199, seed: int =
         mean, variance = _null_moments(data, found, inside)
         if variance > 0 and mean > 0:
             p_value = float(chi2.sf(2 * mean * deviance / variance, 2 * mean**2 / variance))
-    simulated = None
+    simulated, triads = None, None
     if simulate:
         rng = np.random.default_rng([seed, 1])
         most = int(min(MOST_REPLICATES, max(replicates, REFITTED / (len(fitted) + data.n**2))))
@@ -164,7 +164,9 @@ def goodness_of_fit(comparisons: Comparisons, replicates: int = 199, seed: int =
             lambda count: _simulated(data, fitted, count, rng), centred, LEVEL, replicates, most
         )
         p_value, mean = simulated.p_value, float(deviance - centred + simulated.null.mean())
-    once = data.total == 1
+    if data.cycles and not data.carried(np.ones_like(inside))[1]:
+        once = data.total == 1
+        triads = cyclic_triads(data.i[once], data.j[once], data.won[once], data.n, seed, LEVEL)
     return GoodnessOfFit(
         comparisons=int(data.total.sum()),
         ties=comparisons.ties + comparisons.ties_left_out,
@@ -182,9 +184,7 @@ def goodness_of_fit(comparisons: Comparisons, replicates: int = 199, seed: int =
         triangles=worst_triangles(data.i, data.j, data.total, data.won, fitted, data.n),
         repeated=repeated,
         carried=carried,
-        triads=None
-        if carried or not data.cycles
-        else cyclic_triads(data.i[once], data.j[once], data.won[once], data.n, seed, LEVEL),
+        triads=triads,
         error=0.0 if simulated is None else simulated.error,
         settled=simulated is None or simulated.settled,
     )

@@ -55,3 +55,8 @@ def settled(exceeding: int, count: int, level: float) -> bool:
     low = betaincinv(exceeding, count - exceeding + 1, UNSURE / 2) if exceeding else 0.0
     high = betaincinv(exceeding + 1, count - exceeding, 1 - UNSURE / 2) if exceeding < count else 1.0
     return not low <= level <= high
+
+
+def rejectable(null: Array, observed: float, level: float) -> bool:
+    """Whether the largest statistic seen is so rare that it would be rejected; no p-value says much where not."""
+    return (1 + exceeding(null, max(observed, float(null.max())))) / (len(null) + 1) <= level
