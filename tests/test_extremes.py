@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -28,7 +29,7 @@ from reference import policy_gradient as policies
 from reference.inference.covariance import contrast_variances, sandwich
 from reference.inference.fit import Fit, fit
 from reference.pbde import normalize
-from tests.checks import CLOSED_FORM, SOLVED, assert_close, assert_derivative
+from tests.checks import CLOSED_FORM, EPS64, SOLVED, assert_close, assert_derivative
 
 LUCE = PBDE.luce()
 
@@ -168,6 +169,19 @@ def test_no_nan_leaves_a_fit(
         finite((found.interval(), found.log_factor()))
         for a in range(n):
             refused_or_finite(partial(found.predict, a, n - 1 - a))
+
+
+@given(st.integers(0, 10_000), st.integers(2, 6), st.floats(0, 9))
+def test_the_geometric_mean_of_a_large_alpha(seed: int, n: int, decade: float) -> None:
+    """Against fractions: log p is off by at most alpha times two roundings of log p_pre, and some of its own."""
+    rng, alpha = np.random.default_rng(seed), 10.0**decade
+    log_p = normalize(rng.uniform(-1000, 0, n))
+    pre = normalize(log_p + rng.normal(size=n) / alpha)  # so that the result is moderate
+    power = Fraction(alpha)
+    exact = [float(power * Fraction(p) + (1 - power) * Fraction(q)) for p, q in zip(log_p, pre, strict=True)]
+    expected = normalize(np.array(exact))
+    found = PBDE.geometric(alpha, pre).log_p(log_p)
+    assert_close(found, expected, 2 * EPS64 * (1 + alpha), scale=float(np.abs(pre).max()))
 
 
 def test_variances_that_are_lost_in_rounding() -> None:

@@ -18,6 +18,7 @@ from reference.comparisons import Comparisons
 from reference.inference.fit import Fit, FitOptions
 from reference.inference.goodness_of_fit import GoodnessOfFit
 
+FEW = 0.5  # of the pairs
 SHOWN = 30  # items of a graph that the table prints; --json and --csv give all
 MISSING = (
     "nan",
@@ -209,8 +210,8 @@ def p_text(verdict: GoodnessOfFit) -> str:
 
 
 def carried_text(verdict: GoodnessOfFit) -> list[str]:
-    """How much of the data the test rests on, where that is not all."""
-    if verdict.repeated == verdict.pairs:
+    """How much of the data the test rests on, where that is little."""
+    if verdict.repeated >= FEW * verdict.pairs:
         return []
     return [
         f"the test rests on {verdict.repeated} of {verdict.pairs} pairs, those compared more than once that have "

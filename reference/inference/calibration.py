@@ -1,6 +1,17 @@
 """Are the test and the intervals what they say? Simulated where one Luce annotator did judge, and where two did.
 
-TABLE
+At 5 %, in 1,000 data sets of each design, 200 of the last (`python -m reference calibrate --replications 1000`):
+
+    design                                         rejected   two rejected   covered   bootstrap   no finite fit
+    8 items, all 28 pairs, 40 comparisons each        4.4 %           97 %    95.0 %        42 %           0.0 %
+    20 items, 6 opponents each, 6 comparisons         4.8 %           34 %    95.0 %       100 %           4.6 %
+    12 items, all pairs, 2 to 200 comparisons         5.3 %           57 %    95.5 %       100 %           0.8 %
+    30 items, 300 comparisons, most pairs once        6.0 %           15 %    94.9 %       100 %          25.8 %
+    100 items, all pairs, 36 comparisons each         5.0 %          100 %    94.9 %         0 %           0.0 %
+    300 items, 2,000,000 comparisons                  7.0 %          100 %    95.0 %         0 %           0.0 %
+
+Of 1,186 more data sets of the last design 5.7 % were rejected. Two annotators, each with omega ~ N(0, 3^2), judged
+100 data sets of each design. Intervals are those of the fits that are finite.
 """
 
 from __future__ import annotations
