@@ -244,14 +244,17 @@ def run_calibrate(args: argparse.Namespace) -> int:
     if args.replications < 1 or args.seed < 0:
         raise ValueError(f"--replications must be >= 1 and --seed >= 0, got {args.replications} and {args.seed}")
     if not args.json:
-        print(f"{'design':<8}{'what it is':<46}{'rejected':>9}{'covered':>9}{'bootstrap':>10}{'no fit':>8}")
+        print(
+            f"{'design':<8}{'what it is':<46}{'rejected':>9}{'power':>7}"
+            f"{'covered':>9}{'bootstrap':>10}{'no fit':>8}"
+        )
     for design in DESIGNS:
         found = calibrate(design, args.replications, args.seed)
         if args.json:
             print(json_line({"design": design.name, **asdict(found)}))
             continue
         print(
-            f"{design.name:<8}{design.statement:<46}{found.rejected:>9.1%}{found.covered:>9.1%}"
+            f"{design.name:<8}{design.statement:<46}{found.rejected:>9.1%}{found.power:>7.0%}{found.covered:>9.1%}"
             f"{found.bootstrapped:>10.0%}{found.without_fit:>8.1%}"
         )
     for judges in ANNOTATOR_DESIGNS:

@@ -16,8 +16,9 @@ from reference import Comparisons
 from reference.__main__ import main
 from reference.command_line.diagnose import verdict_of
 from reference.inference.calibration_annotators import ANNOTATOR_DESIGNS, judged, rejections
-from reference.inference.exchangeability import LEAST, MOST, Exchangeability, _settled, exchangeable
+from reference.inference.exchangeability import LEAST, MOST, Exchangeability, exchangeable
 from reference.inference.goodness_of_fit import goodness_of_fit
+from reference.inference.monte_carlo import settled
 from tests.checks import CLOSED_FORM, assert_close
 
 JUDGES = {  # wins of the first on the pairs 12 13 14 23 24 34, of so many: three judges of different sharpness
@@ -147,7 +148,7 @@ def test_permutations_until_the_verdict_is_settled() -> None:
     for exceeding, count in ((0, 199), (9, 199), (40, 999), (80, 999), (199, 199)):
         low = beta.ppf(5e-4, exceeding, count - exceeding + 1) if exceeding else 0.0
         high = beta.ppf(1 - 5e-4, exceeding + 1, count - exceeding) if exceeding < count else 1.0
-        assert _settled(exceeding, count, 0.05) == (not low <= 0.05 <= high)
+        assert settled(exceeding, count, 0.05) == (not low <= 0.05 <= high)
     data = halves(2, 8)
     first = exchangeable(data, 0, level=0.9)
     at_level = exchangeable(data, 0, level=first.p_value)

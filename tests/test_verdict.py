@@ -310,7 +310,7 @@ def test_many_pairs_of_one_annotator_are_not_rejected() -> None:
 
 
 def test_every_pair_once_cannot_be_tested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The most cyclic tournament of 11 items: G2 is its own mean, whatever the data."""
+    """The most cyclic tournament of 11 items: G2 is its own mean, whatever the data, but its triads are not."""
     i, j = np.triu_indices(11, 1)
     verdict = goodness_of_fit(Comparisons(i, j, (j - i <= 5).astype(float), 11))
     assert (verdict.repeated, verdict.carried, verdict.df) == (0, 0, 45)
@@ -318,9 +318,23 @@ def test_every_pair_once_cannot_be_tested(tmp_path: Path, capsys: pytest.Capture
     path = tmp_path / "games.csv"
     path.write_text("a,b,y\n" + "".join(f"x{a},x{b},{int(b - a <= 5)}\n" for a, b in zip(i, j, strict=True)))
     assert main(["diagnose", str(path)]) == 0
-    assert "It cannot be tested: no cycle has a pair that was compared twice" in " ".join(
-        capsys.readouterr().out.split()
+    out = " ".join(capsys.readouterr().out.split())
+    assert (
+        "Can one annotator have judged? No, at the 5 % level (It cannot be tested by G2: no cycle has a pair"
+        in out
     )
+    assert (
+        "55 of 165 triads are cyclic, 41.2 are expected by coins, and no more by one annotator: p = 0.001" in out
+    )
+    assert "There is strong evidence against one annotator." in out
+    assert main(["fit", str(path)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "one annotator: cannot be tested by G2, no cycle has a pair that was compared twice" in out
+    assert "55 of 165 triads are cyclic" in out
+    assert main(["diagnose", str(path), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["one_annotator"], record["compatible"]) == (False, False)
+    assert record["verdict"]["triads"]["cyclic"] == 55
 
 
 def test_a_long_ring_is_tested() -> None:

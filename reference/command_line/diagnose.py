@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reference.command_line.report import shortened, triangle_text, untestable
+from reference.command_line.report import carried_text, p_text, shortened, triads_text, triangle_text, untestable
 from reference.comparisons import Comparisons
 from reference.errors import NoFiniteFitError, NotIdentifiableError
 from reference.inference.exchangeability import Exchangeability
@@ -74,23 +74,24 @@ def diagnose(
         _evidence(graph, fitted, verdict, between, labels),
         _unknowable(fitted, model, labels, between),
         fitted is not None,
-        None if verdict is None or np.isnan(verdict.p_value) else verdict.p_value >= LEVEL,
+        verdict_of(verdict, None),
         verdict_of(verdict, between),
         between,
     )
 
 
 def verdict_of(verdict: GoodnessOfFit | None, between: Exchangeability | None) -> bool | None:
-    """`Diagnosis.one_annotator`: of up to two tests, each at 5 % over their number."""
+    """`Diagnosis.one_annotator`: of up to two tests, each at 5 % over their number. Triads by themselves say no or
+    nothing."""
     p_values = _p_values(verdict, between)
     if any(p < LEVEL / len(p_values) for p in p_values):
         return False
-    missing = not p_values or (between is not None and bool(between.untested))
+    missing = verdict is None or np.isnan(verdict.p_value) if between is None else bool(between.untested)
     return None if missing else True
 
 
 def _p_values(verdict: GoodnessOfFit | None, between: Exchangeability | None) -> list[float]:
-    found = [test.p_value for test in (verdict, between) if test is not None]
+    found = [np.nan if verdict is None else verdict.pooled_p, np.nan if between is None else between.p_value]
     return [p for p in found if not np.isnan(p)]
 
 
@@ -134,7 +135,7 @@ def _one_annotator(verdict: GoodnessOfFit | None, untested: str, between: Exchan
     answer, count = verdict_of(verdict, between), len(_p_values(verdict, between))
     each = ", each of two tests at 2.5 %" if count == 2 else ""
     if between is None:
-        if not count:
+        if answer is None:
             return f"{pooled}. {same}"
         if answer:
             return f"Yes, as far as pooled win rates can tell ({pooled}). {same}"
@@ -150,11 +151,12 @@ def _pooled(verdict: GoodnessOfFit | None, untested: str) -> str:
     if verdict is None:
         return f"Not tested: {untested}"
     if np.isnan(verdict.p_value):
-        return f"It cannot be tested: {untestable(verdict)}"
+        return "; ".join([f"It cannot be tested by G2: {untestable(verdict)}", *triads_text(verdict)])
     by = "the chi-squared law"
     if verdict.replicates:
         by = f"a bootstrap of {verdict.replicates}, in which one annotator shows {verdict.expected:.1f}"
-    return f"G2 = {verdict.statistic:.1f} on {verdict.df} degrees of freedom, p = {verdict.p_value:.3g} by {by}"
+    found = f"G2 = {verdict.statistic:.1f} on {verdict.df} degrees of freedom, p = {p_text(verdict)} by {by}"
+    return "; ".join([found, *carried_text(verdict)])
 
 
 def _evidence(
@@ -174,10 +176,12 @@ def _evidence(
             )
     if between is not None and not between.untested:
         sentences.append(f"Between annotators there is {_word(between.p_value)} evidence of differences.")
-    if verdict is None or np.isnan(verdict.p_value):
+    if verdict is None or np.isnan(verdict.pooled_p):
         where = " in the pooled win rates" if between is not None else ""
         return " ".join([*sentences, f"Against one annotator{where} there is none, for there is no test."])
     where = "In the pooled win rates there" if between is not None else "There"
+    if np.isnan(verdict.p_value):
+        return " ".join([*sentences, f"{where} is {_word(verdict.pooled_p)} evidence against one annotator."])
     sentences.append(
         f"{where} is {_word(verdict.p_value)} evidence against one annotator: beyond noise it misses about "
         f"{max(verdict.excess, 0.0):.4f} nats a comparison ({verdict.comparisons} decisive ones"

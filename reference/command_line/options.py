@@ -79,7 +79,8 @@ def add_test_options(parser: argparse.ArgumentParser) -> None:
         "--bootstrap",
         type=int,
         metavar="B",
-        help="simulated data sets of the test (default 199, and no test above 5,000 items; 0: chi-squared only)",
+        help="simulated data sets of the test at first, more until it is settled (default 199, and no test above "
+        "5,000 items; 0: chi-squared only)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap and the permutations (default 0)")
 
@@ -127,7 +128,7 @@ def compared(
     pooled win rates are tested too."""
     if graph.annotator is None or len(set(np.asarray(graph.annotator).tolist())) < 2:
         return None
-    alone = verdict is None or np.isnan(verdict.p_value)
+    alone = verdict is None or np.isnan(verdict.pooled_p)
     return exchangeable(graph, args.seed, LEVEL if alone else LEVEL / 2)
 
 

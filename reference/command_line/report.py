@@ -18,6 +18,7 @@ from reference.comparisons import Comparisons
 from reference.inference.fit import Fit, FitOptions
 from reference.inference.goodness_of_fit import GoodnessOfFit
 
+FEW = 0.5  # of the pairs
 SHOWN = 30  # items of a graph that the table prints; --json and --csv give all
 MISSING = (
     "nan",
@@ -177,13 +178,15 @@ def verdict_lines(verdict: GoodnessOfFit, labels: Sequence[str]) -> list[str]:
     ties = f"; {verdict.ties:g} ties left out" if verdict.ties else ""
     counted = f"{verdict.comparisons} decisive comparisons of {verdict.pairs} pairs{ties}"
     if np.isnan(verdict.p_value):
-        return [paragraph(f"one annotator: cannot be tested, {untestable(verdict)} ({counted})")]
+        reason = paragraph(f"one annotator: cannot be tested by G2, {untestable(verdict)} ({counted})")
+        return [reason, *(paragraph(text, "  ") for text in triads_text(verdict))]
     by = "chi-squared"
     if verdict.replicates:
         by = f"bootstrap of {verdict.replicates}; {verdict.expected:.1f} expected"
     lines = [
-        f"one annotator: G2 = {verdict.statistic:.1f} on {verdict.df} df, p = {verdict.p_value:.3g} ({by})",
+        f"one annotator: G2 = {verdict.statistic:.1f} on {verdict.df} df, p = {p_text(verdict)} ({by})",
         paragraph(f"{counted}; {verdict.small_cells:.0%} of pairs expect a count below 5", "  "),
+        *(paragraph(text, "  ") for text in carried_text(verdict)),
     ]
     if not verdict.finite:
         lines.append(
@@ -196,6 +199,39 @@ def verdict_lines(verdict: GoodnessOfFit, labels: Sequence[str]) -> list[str]:
     if verdict.triangles:
         lines.append("the least consistent of all triangles:")
     return lines + [paragraph(triangle_text(verdict, k, labels), "  ") for k in range(len(verdict.triangles))]
+
+
+def p_text(verdict: GoodnessOfFit) -> str:
+    """p, with the Monte Carlo error of a bootstrap's, and that the seed decides where it does."""
+    if not verdict.replicates:
+        return f"{verdict.p_value:.3g}"
+    seed = "" if verdict.settled else ", not settled at 5 %: another seed may say otherwise"
+    return f"{verdict.p_value:.3g} +- {verdict.error:.1g}{seed}"
+
+
+def carried_text(verdict: GoodnessOfFit) -> list[str]:
+    """How much of the data the test rests on, where that is little."""
+    if verdict.repeated >= FEW * verdict.pairs:
+        return []
+    return [
+        f"the test rests on {verdict.repeated} of {verdict.pairs} pairs, those compared more than once that have "
+        f"a finite fit: {verdict.carried} df"
+    ]
+
+
+def triads_text(verdict: GoodnessOfFit) -> list[str]:
+    """The test of the cyclic triads, where that stands in for G2."""
+    triads = verdict.triads
+    if triads is None:
+        return []
+    counted = f"{triads.cyclic} of {triads.triads} triads are cyclic"
+    if np.isnan(triads.p_value):
+        return [f"{counted}: too few to test, for no number of them would be rare"]
+    null = "by coins, and no more by one annotator" if triads.coins else "where one annotator gives these wins"
+    return [
+        f"{counted}, {triads.expected:.1f} are expected {null}: p = {triads.p_value:.3g} +- {triads.error:.1g}, "
+        "simulated"
+    ]
 
 
 def untestable(verdict: GoodnessOfFit) -> str:

@@ -19,18 +19,17 @@ Pearson leaves the level out, and is MOST at most. How often it rejects: `calibr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.special import betaincinv
 from tqdm import tqdm
 
 from reference.annotators import Indices
 from reference.comparisons import Comparisons
+from reference.inference.monte_carlo import MonteCarlo, rejectable, simulated_p_value
 from reference.pbde import Array
 
 LEAST, FIRST, MOST = 199, 999, 15_999  # permutations: in any case, at first, and at most
@@ -38,8 +37,6 @@ BATCH_ENTRIES = 2_000_000  # permuted answers held at once
 MOST_ENTRIES = 400_000_000  # permuted answers in all: under a minute; LEAST permutations in any case
 MOST_ANSWERS = 20_000_000
 SPREAD = 0.25  # tau^2 v of the alternative that T is best against
-UNSURE = 1e-3  # how often the interval of a p-value may miss it
-ROUNDING = 1e-9  # statistics closer than this, relative to 1 + T, are equal
 
 
 @dataclass(frozen=True)
@@ -115,9 +112,10 @@ def exchangeable(comparisons: Comparisons, seed: int = 0, level: float = 0.05) -
         )
     answers = _answers(comparisons, rows, pair, who)
     observed = float(_statistics(answers, answers.residual[:, None])[0])
-    null = _permuted(answers, observed, seed, level)
-    found = Exchangeability(answers.annotators, int(count), int(answers.pair[-1]) + 1)
-    return _judged(found, observed, null, level)
+    rng = np.random.default_rng([seed, 2])  # 0 and 1 are those of the other test
+    most = min(MOST, max(LEAST, MOST_ENTRIES // len(answers.pair)))
+    found = simulated_p_value(lambda many: _draws(answers, many, rng), observed, level, FIRST, most)
+    return _judged(answers, observed, found, level)
 
 
 def _informative(comparisons: Comparisons) -> tuple[Indices, Indices, Indices]:
@@ -170,53 +168,27 @@ def _statistics(answers: Answers, residuals: Array) -> Array:
     return np.asarray(answers.weight @ (answers.incidence @ residuals) ** 2)
 
 
-def _permuted(answers: Answers, observed: float, seed: int, level: float) -> Array:
-    """T of permuted answers, as many as it takes to see on which side of the level the p-value is."""
-    rng, null = np.random.default_rng([seed, 2]), np.zeros(0)  # 0 and 1 are those of the other test
-    most = min(MOST, max(LEAST, MOST_ENTRIES // len(answers.pair)))
-    count = min(FIRST, most)
-    while len(null) < count:
-        null = np.concatenate([null, *_draws(answers, count - len(null), rng)])
-        if not _settled(_exceeding(null, observed), count, level):
-            count = min(2 * count + 1, most)
-    return null
-
-
-def _draws(answers: Answers, count: int, rng: np.random.Generator) -> Iterator[Array]:
-    """`count` statistics in batches: random numbers in [pair, pair + 1) sort each pair's answers at random."""
-    size = max(1, BATCH_ENTRIES // len(answers.pair))
+def _draws(answers: Answers, count: int, rng: np.random.Generator) -> Array:
+    """T of `count` permutations, in batches: random numbers in [pair, pair + 1) shuffle each pair's answers."""
+    size, found = max(1, BATCH_ENTRIES // len(answers.pair)), []
     for first in tqdm(range(0, count, size), disable=None, desc="permuting", leave=False):
         order = np.argsort(rng.random((min(size, count - first), len(answers.pair))) + answers.pair, axis=1)
-        yield _statistics(answers, answers.residual[order].T)
+        found.append(_statistics(answers, answers.residual[order].T))
+    return np.concatenate(found)
 
 
-def _exceeding(null: Array, value: float) -> int:
-    return int(np.sum(null >= value - ROUNDING * (1 + value)))
-
-
-def _settled(exceeding: int, count: int, level: float) -> bool:
-    """Whether the interval of Clopper and Pearson for the p-value leaves the level out."""
-    low = betaincinv(exceeding, count - exceeding + 1, UNSURE / 2) if exceeding else 0.0
-    high = betaincinv(exceeding + 1, count - exceeding, 1 - UNSURE / 2) if exceeding < count else 1.0
-    return not low <= level <= high
-
-
-def _judged(found: Exchangeability, observed: float, null: Array, level: float) -> Exchangeability:
-    """With the p-value; untested where even the largest T is so frequent that it could not be rejected."""
-    largest = max(observed, float(null.max()))
-    if (1 + _exceeding(null, largest)) / (len(null) + 1) > level:
+def _judged(answers: Answers, observed: float, found: MonteCarlo, level: float) -> Exchangeability:
+    """The result; untested where even the largest T is so frequent that it could not be rejected."""
+    counts = answers.annotators, len(answers.pair), int(answers.pair[-1]) + 1
+    if not rejectable(found.null, observed, level):
         reason = "too few annotators answered the same pairs differently: no outcome could be rejected"
-        return Exchangeability(found.annotators, found.answers, found.pairs, untested=reason)
-    exceeding = _exceeding(null, observed)
-    p_value = (1 + exceeding) / (len(null) + 1)
+        return Exchangeability(*counts, untested=reason)
     return Exchangeability(
-        found.annotators,
-        found.answers,
-        found.pairs,
+        *counts,
         statistic=observed,
-        expected=float(null.mean()),
-        permutations=len(null),
-        p_value=p_value,
-        error=float(np.sqrt(p_value * (1 - p_value) / len(null))),
-        settled=_settled(exceeding, len(null), level),
+        expected=float(found.null.mean()),
+        permutations=len(found.null),
+        p_value=found.p_value,
+        error=found.error,
+        settled=found.settled,
     )

@@ -16,18 +16,17 @@ from reference.comparisons import Comparisons
 from reference.errors import NotConvergedError
 from reference.inference.covariance import (
     COVARIANCE_LIMIT,
+    NORMAL_95,
     check_size,
     contrast_variances,
-    doubly_centred,
     grounded_covariance,
     heaviest,
     log_complement,
-    log_p_covariance,
-    logit_errors,
     resistances,
     sandwich,
     score_variance,
     squared_residuals,
+    standard_errors,
 )
 from reference.inference.davidson import PairCounts, davidson, log_probabilities, saturated_log_likelihood
 from reference.optimum import check_wins, optimum, strong_components
@@ -37,7 +36,6 @@ from reference.solvers.newton import curvatures
 from reference.solvers.win_pairs import Pairs, summary
 
 PRIOR_LIMIT = 1e6  # ghost comparisons: beyond this nothing is left of any data
-NORMAL_95 = 1.959963984540054  # the .975 quantile of the standard normal
 EXACT_CONTRASTS = 2000  # items: so many have every contrast exactly, in n^3 multiplications, where some cancel
 
 Ties = Literal["half", "davidson"]
@@ -178,23 +176,10 @@ def fit_with(comparisons: Comparisons, model: PBDE, options: FitOptions) -> Fit:
     wins = check_wins(wins)
     compared = np.asarray(wins.sum(axis=0) + wins.sum(axis=1))
     found = _fit_davidson if options.ties == "davidson" else _fit_luce
-    fields = found(comparisons, wins, model, options)
-    log_p, grounded = model.log_p(fields["omega"]), fields.pop("spread")
-    spread = None if grounded is None else doubly_centred(grounded)
-    nothing = np.full(comparisons.n, np.nan)
-    return Fit(
-        log_p=log_p,
-        omega_covariance=spread,
-        se_log_p=nothing if grounded is None else _deviations(log_p_covariance(grounded, log_p, model)),
-        se_omega=nothing if spread is None else _deviations(spread),
-        se_logit_p=nothing if grounded is None else logit_errors(grounded, log_p, model),
-        compared=compared,
-        **fields,
-    )
-
-
-def _deviations(covariance: Array) -> Array:
-    return np.asarray(np.sqrt(np.maximum(np.diag(covariance), 0.0)))
+    with np.errstate(all="ignore"):  # what is not finite is refused
+        fields = found(comparisons, wins, model, options)
+        log_p, grounded = model.log_p(fields["omega"]), fields.pop("spread")
+        return Fit(log_p=log_p, compared=compared, **standard_errors(grounded, log_p, model), **fields)
 
 
 def _fit_luce(comparisons: Comparisons, wins: Any, model: PBDE, options: FitOptions) -> dict[str, Any]:

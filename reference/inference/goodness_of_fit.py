@@ -12,18 +12,9 @@ that G^2 has under the fit, where at most 20 % of the pairs expect a count below
 and more add up; elsewhere the distribution of G^2, centred at its mean under each fit, is simulated from the fit.
 
 Pairs compared once carry nothing: where no cycle has a repeated pair, G^2 equals its mean under the fit, whatever
-the data, and there is no test.
+the data, and the number of cyclic triads is tested instead (`triads.py`).
 
-How often it rejects at a nominal 5 % where one Luce annotator did judge, and how often the 95 % intervals of
-log p cover, in 1,000 simulated data sets of each design (`python -m reference calibrate`):
-
-    design                                           rejected   covered   bootstrap   no finite fit
-    8 items, all 28 pairs, 40 comparisons each          6.3 %    94.9 %        42 %           0.0 %
-    20 items, 6 opponents each, 6 comparisons           4.1 %    94.8 %       100 %           4.6 %
-    12 items, all pairs, 2 to 200 comparisons           5.0 %    95.3 %       100 %           0.8 %
-    30 items, 300 comparisons, most pairs once          5.2 %    94.8 %       100 %          25.8 %
-
-The intervals are those of the fits that are finite.
+How often it rejects at a nominal 5 %, where one Luce annotator did judge and where two did: `calibration.py`.
 """
 
 from __future__ import annotations
@@ -38,7 +29,9 @@ from reference.comparisons import Comparisons
 from reference.errors import NotConvergedError
 from reference.inference.deviance import moments
 from reference.inference.hodge_rank import Triangle, cyclic_share, worst_triangles
+from reference.inference.monte_carlo import simulated_p_value
 from reference.inference.refit import BATCH_ENTRIES, Decisive, Refits, refit
+from reference.inference.triads import Triads, cyclic_triads
 from reference.pbde import Array
 
 SMALL_CELL = 5.0  # expected wins or losses below this spoil the moments' law ...
@@ -46,6 +39,8 @@ SMALL_SHARE = 0.2  # ... of pairs, where more than this share of them has such a
 MANY_DF = 500  # unless so many degrees of freedom add up that their sum is normal
 DENSE_ITEMS = 2000  # graphs up to this size have the exact mean and variance of G^2
 SHARE_ENTRIES = 500_000  # simulated wins that the median of the cyclic share is taken from
+MOST_REPLICATES = 255_999  # of a bootstrap that does not settle the verdict,
+REFITTED = 4e7  # and about so many entries of the matrices that it factorises: half a minute
 LEVEL = 0.05
 
 
@@ -60,7 +55,9 @@ class GoodnessOfFit:
     its median over data simulated from the fit, NaN without simulation. finite: whether the decisive comparisons
     have a finite fit; where not, the supremum of the likelihood stands in. triangles: the least consistent.
     repeated: pairs compared more than once that have a finite fit; carried: the df that these have, on which the
-    test rests. p_value is NaN where there are none.
+    test rests. p_value is NaN where there are none. triads: the test of the pairs compared once, where these pairs
+    leave G^2 without one. error: the standard error of a bootstrap's p_value, 0 otherwise; settled: whether it is
+    clear on which side of 5 % it is.
     """
 
     comparisons: int
@@ -79,6 +76,16 @@ class GoodnessOfFit:
     triangles: tuple[Triangle, ...]
     repeated: int
     carried: int
+    triads: Triads | None = None
+    error: float = 0.0
+    settled: bool = True
+
+    @property
+    def pooled_p(self) -> float:
+        """That of G^2; where it cannot be tested, that of the cyclic triads; NaN where there is neither."""
+        if np.isnan(self.p_value) and self.triads is not None:
+            return self.triads.p_value
+        return self.p_value
 
     @property
     def expected(self) -> float:
@@ -92,11 +99,30 @@ class GoodnessOfFit:
 
 
 def goodness_of_fit(comparisons: Comparisons, replicates: int = 199, seed: int = 0) -> GoodnessOfFit:
-    """The verdict on a graph of comparisons, by chi-squared or by a parametric bootstrap of `replicates`.
+    """Can one annotator have judged? G^2 of the fit, against chi-squared or a parametric bootstrap.
 
-    The bootstrap keeps pairs and totals, draws wins from the fit and fits again: p = (1 + exceedances) / (B + 1).
-    replicates 0: chi-squared in any case, and no median of the cyclic share. ValueError as in Decisive.of, and
-    for replicates or seeds < 0; NotConvergedError where a fit misses its certificate.
+    Parameters
+    ----------
+    comparisons : Comparisons
+        Outcomes of 0, 0.5 (left out) and 1; weights that are whole numbers.
+    replicates : int
+        Data sets of the bootstrap at first; more are simulated until the verdict at 5 % is settled, at most
+        MOST_REPLICATES. It is used where cells are small. 0: chi-squared in any case, and no median of the cyclic
+        share.
+    seed : int
+        Of the bootstrap, >= 0.
+
+    Returns
+    -------
+    GoodnessOfFit
+        The bootstrap keeps pairs and totals, draws wins from the fit and fits again.
+
+    Raises
+    ------
+    ValueError
+        For other outcomes and weights, no decisive comparison, a seed < 0, and replicates that cannot reject.
+    NotConvergedError
+        A fit misses its certificate.
     """
     if replicates < 0 or seed < 0:
         raise ValueError(f"replicates and seed must be >= 0, got {replicates} and {seed}")
@@ -120,12 +146,18 @@ def goodness_of_fit(comparisons: Comparisons, replicates: int = 199, seed: int =
         mean, variance = _null_moments(data, found, inside)
         if variance > 0 and mean > 0:
             p_value = float(chi2.sf(2 * mean * deviance / variance, 2 * mean**2 / variance))
+    simulated, triads = None, None
     if simulate:
-        null = _simulated(data, fitted, replicates, seed)
-        # equal but for rounding counts
-        exceeding = int(np.sum(null >= found.centred[0] - 1e-9 * (1 + deviance)))
-        p_value = (1 + exceeding) / (replicates + 1)
-        mean = float(deviance - found.centred[0] + null.mean())
+        rng = np.random.default_rng([seed, 1])
+        most = int(min(MOST_REPLICATES, max(replicates, REFITTED / (len(fitted) + data.n**2))))
+        centred = float(found.centred[0])
+        simulated = simulated_p_value(
+            lambda count: _simulated(data, fitted, count, rng), centred, LEVEL, replicates, most
+        )
+        p_value, mean = simulated.p_value, float(deviance - centred + simulated.null.mean())
+    if data.cycles and not data.carried(np.ones_like(inside))[1]:
+        once = data.total == 1
+        triads = cyclic_triads(data.i[once], data.j[once], data.won[once], data.n, seed, LEVEL)
     return GoodnessOfFit(
         comparisons=int(data.total.sum()),
         ties=comparisons.ties + comparisons.ties_left_out,
@@ -135,7 +167,7 @@ def goodness_of_fit(comparisons: Comparisons, replicates: int = 199, seed: int =
         cycles=data.cycles,
         surplus=float(deviance - mean),
         small_cells=small_cells,
-        replicates=replicates if simulate else 0,
+        replicates=0 if simulated is None else len(simulated.null),
         p_value=p_value,
         cyclic_share=share,
         cyclic_share_median=float(np.median(shares)) if len(shares) else np.nan,
@@ -143,6 +175,9 @@ def goodness_of_fit(comparisons: Comparisons, replicates: int = 199, seed: int =
         triangles=worst_triangles(data.i, data.j, data.total, data.won, fitted, data.n),
         repeated=repeated,
         carried=carried,
+        triads=triads,
+        error=0.0 if simulated is None else simulated.error,
+        settled=simulated is None or simulated.settled,
     )
 
 
@@ -197,9 +232,9 @@ def _shares(data: Decisive, fitted: Array, replicates: int, seed: int) -> tuple[
     return float(shares[0]), shares[1:]
 
 
-def _simulated(data: Decisive, fitted: Array, replicates: int, seed: int) -> Array:
+def _simulated(data: Decisive, fitted: Array, replicates: int, rng: np.random.Generator) -> Array:
     """Centred statistics (B,) of data sets drawn from the fit."""
-    rng, size, statistics = np.random.default_rng([seed, 1]), max(1, BATCH_ENTRIES // len(fitted)), []
+    size, statistics = max(1, BATCH_ENTRIES // len(fitted)), []
     for first in range(0, replicates, size):
         shape = (min(size, replicates - first), len(fitted))
         won = rng.binomial(data.total.astype(np.int64), fitted, shape).astype(np.float64)
