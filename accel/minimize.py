@@ -151,7 +151,7 @@ def minimize(
     there is one, is then still the last good one. The same holds for MemoryError, which says what to lower.
     CheckpointError as Store.restore.
     """
-    from tqdm import tqdm  # here, for it is a third of the time that `import accel` would take
+    from accel.progress import progress_bar  # here: tqdm is a third of the time that `import accel` would take
 
     zeros = ops.xp.zeros_like
     state = State(params, zeros(params), zeros(params), np.full(config.steps, np.nan))
@@ -163,7 +163,7 @@ def minimize(
     steps = None
     if same_every_step:
         steps = ops.gradient_steps(lambda: gradient(0), state.params, state.m, state.v, config.adam)
-    bar = tqdm(desc=label, total=config.steps, initial=state.step, disable=None if progress else True, leave=False)
+    bar = progress_bar(desc=label, total=config.steps, initial=state.step, shown=progress)
     with bar, np.errstate(all="ignore"):  # what overflows ends as a loss that is not finite, and is refused
         while not state.stopped:
             start = state.step

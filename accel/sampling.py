@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from accel.arrays import check_integer
 from accel.buffers import Array
+from accel.progress import progress_bar
 from accel.sequence_ops import Cache, SequenceOps
 from accel.transformer import layer_forward
 from accel.transformer_params import EMBEDDING, NORM, OUTPUT, Params, TransformerConfig, check_params, positions
@@ -64,7 +64,7 @@ def sample(
         if not 1 <= value <= top:
             raise ValueError(f"{name} must be >= 1{'' if top == math.inf else f' and <= {top}'}, got {value}")
     kept_tokens, kept_log_p, have, draws = [], [], 0, 0
-    with tqdm(desc="sampling", total=count, disable=None if progress else True, leave=False) as bar:
+    with progress_bar(desc="sampling", total=count, shown=progress) as bar:
         while have < count:
             if draws >= PATIENCE * (have + PATIENCE):
                 raise RuntimeError(

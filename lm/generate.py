@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from accel.buffers import flat_of
 from accel.checkpoint import fingerprint
+from accel.progress import progress_bar
 from accel.minimize import host
 from accel.ops import Params
 from accel.sampling import sample
@@ -72,7 +73,8 @@ def judged(experiment: Experiment, model: str, of: Written, name: str) -> NDArra
     """(N,): the log-likelihoods of sentences under a pretrained model, in nats."""
     params = pretrained(experiment, model)
     judge, found, start = fingerprint(host(flat_of(params))), [], 0
-    for part, size in enumerate(_sizes(len(of.tokens))):
+    sizes = _sizes(len(of.tokens))
+    for part, size in enumerate(progress_bar(sizes, desc=f"judging by the {model} model", shown=len(sizes) > 1)):
         tokens = of.tokens[start : start + size]
         start += size
 

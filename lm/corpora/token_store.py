@@ -19,9 +19,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from accel.checkpoint import whole_folder
+from accel.progress import progress_bar
 from lm.corpora.grammar import PAD, Tokens
 from lm.corpora.tokenizer import Tokenizer
 
@@ -72,7 +72,7 @@ def encode(
     with (
         whole_folder(folder) as temporary,
         contextlib.ExitStack() as files,
-        tqdm(desc="encoding", unit=" lines", disable=None if progress else True, leave=False) as bar,
+        progress_bar(desc="encoding", unit=" lines", shown=progress) as bar,
     ):
         writers: dict[tuple[str, int], BinaryIO] = {}
         source, dtype, digest = iter(lines), ids_dtype(tokenizer.vocab_size), hashlib.sha256()

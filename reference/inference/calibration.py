@@ -21,13 +21,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import expit
-from tqdm import tqdm
 
 from reference.comparisons import Comparisons
 from reference.errors import NotIdentifiableError
 from reference.inference.fit import fit
 from reference.inference.goodness_of_fit import goodness_of_fit
 from reference.pbde import PBDE, Array
+from reference.progress import progress_bar
 
 LEVEL = 0.05
 ENOUGH = 100  # data sets show a power
@@ -106,7 +106,7 @@ def calibrate(design: Design, replications: int, seed: int) -> Calibration:
     rng, replications = np.random.default_rng([seed, *map(ord, design.name)]), min(replications, design.most)
     rejected = bootstrapped = without = 0
     covered: list[float] = []
-    for _ in tqdm(range(replications), disable=None, desc=design.name, leave=False):
+    for _ in progress_bar(range(replications), desc=design.name):
         omega, data = draw(design.totals(rng), rng)
         verdict = goodness_of_fit(data, seed=int(rng.integers(2**31)))
         rejected += verdict.p_value < LEVEL
@@ -126,7 +126,7 @@ def calibrate(design: Design, replications: int, seed: int) -> Calibration:
 def _power(design: Design, replications: int, seed: int) -> float:
     """How often the test rejects two annotators, each with an omega ~ N(0, TASTES^2); a coin says who judges."""
     rng, found = np.random.default_rng([seed, 1, *map(ord, design.name)]), []
-    for _ in tqdm(range(replications), disable=None, desc=f"{design.name}, two", leave=False):
+    for _ in progress_bar(range(replications), desc=f"{design.name}, two"):
         totals = design.totals(rng)
         omega = TASTES * rng.normal(size=(2, len(totals), 1))
         both = expit(omega - omega.transpose(0, 2, 1))

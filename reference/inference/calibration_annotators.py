@@ -20,12 +20,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import expit
-from tqdm import tqdm
 
 from reference.annotators import Indices
 from reference.comparisons import Comparisons
 from reference.inference.exchangeability import exchangeable
 from reference.pbde import Array
+from reference.progress import progress_bar
 
 LEVEL = 0.05
 ENOUGH = 100  # data sets show a power
@@ -102,6 +102,6 @@ def rejections(design: AnnotatorDesign, replications: int, seed: int) -> float:
     replications = replications if design.alike else min(replications, ENOUGH)
     rng = np.random.default_rng([seed, *map(ord, design.name)])
     rejected = 0
-    for _ in tqdm(range(replications), disable=None, desc=design.name, leave=False):
+    for _ in progress_bar(range(replications), desc=design.name):
         rejected += exchangeable(design.comparisons(rng), int(rng.integers(2**31)), LEVEL).p_value < LEVEL
     return rejected / replications

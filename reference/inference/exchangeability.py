@@ -25,12 +25,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from tqdm import tqdm
 
 from reference.annotators import Indices
 from reference.comparisons import Comparisons
 from reference.inference.monte_carlo import MonteCarlo, rejectable, simulated_p_value
 from reference.pbde import Array
+from reference.progress import progress_bar
 
 LEAST, FIRST, MOST = 199, 999, 15_999  # permutations: in any case, at first, and at most
 BATCH_ENTRIES = 2_000_000  # permuted answers held at once
@@ -171,7 +171,7 @@ def _statistics(answers: Answers, residuals: Array) -> Array:
 def _draws(answers: Answers, count: int, rng: np.random.Generator) -> Array:
     """T of `count` permutations, in batches: random numbers in [pair, pair + 1) shuffle each pair's answers."""
     size, found = max(1, BATCH_ENTRIES // len(answers.pair)), []
-    for first in tqdm(range(0, count, size), disable=None, desc="permuting", leave=False):
+    for first in progress_bar(range(0, count, size), desc="permuting"):
         order = np.argsort(rng.random((min(size, count - first), len(answers.pair))) + answers.pair, axis=1)
         found.append(_statistics(answers, answers.residual[order].T))
     return np.concatenate(found)

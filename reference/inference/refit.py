@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
-from tqdm import tqdm
 
 from reference.annotators import Indices
 from reference.comparisons import Comparisons
@@ -20,6 +19,7 @@ from reference.inference.deviance import deviance, expected_deviance
 from reference.inference.hodge_rank import potentials
 from reference.optimum import strong_components
 from reference.pbde import Array
+from reference.progress import progress_bar
 from reference.solvers.newton import minimize
 from reference.solvers.win_pairs import Pairs
 
@@ -177,7 +177,7 @@ def _omegas(data: Decisive, won: Array, label: Indices, inside: Array, start: Ar
             return _newton(data, won, label, inside, start)
         except NotConvergedError:
             pass
-    rows = tqdm(range(len(won)), disable=None if len(won) > 1 else True, desc="refitting", leave=False)
+    rows = progress_bar(range(len(won)), desc="refitting", shown=len(won) > 1)
     return np.stack([_each_component(data, won[row], label[row]) for row in rows])
 
 
