@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from accel.buffers import flat_of
 from accel.checkpoint import fingerprint
-from accel.progress import progress_bar
 from accel.minimize import host
 from accel.ops import Params
+from accel.progress import progress_bar
 from accel.sampling import sample
 from accel.transformer import log_likelihood
 from lm.corpora.grammar import EOS, Tokens, sentence_lengths
