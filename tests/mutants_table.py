@@ -909,6 +909,7 @@ MUTANTS = (
         'if step > steps or (stopped == "steps")',
         'if (stopped == "steps")',
         "tests/test_checkpoint.py",
+        "the losses of so many steps do not fit into this run's",
     ),
     Mutant(
         "restored as stopped by what is nothing",

@@ -296,24 +296,24 @@ def test_adam(dtype: Any) -> None:
         checks.assert_float32(found[0], found[1], expected)
 
 
-def adam_steps(ops: Ops, all_grads: Array, b2: float, dtype: Any) -> Array:
+def adam_steps(ops: Ops, all_grads: Array, b1: float, b2: float, dtype: Any) -> Array:
     """Where Adam comes to from 0, a row of gradients a step."""
     flat, grads = np.zeros(all_grads.shape[1], dtype), all_grads.astype(dtype)
     moments = np.zeros((2, flat.size), dtype)
     for t, row in enumerate(grads, start=1):
-        ops.adam_step(flat, row, moments[0], moments[1], t, 0.01, 0.9, b2, 1e-8)
+        ops.adam_step(flat, row, moments[0], moments[1], t, 0.01, b1, b2, 1e-8)
     return flat
 
 
 @BOTH
 @pytest.mark.parametrize("rest", [1e-3, 1e-6, 1e-7, 1e-8])
 def test_adam_with_long_memory(ops: Ops, rest: float) -> None:
-    """float32 with b2 = 1 - rest: 1 - b2 of a rounded b2 was off by 8 % at 1e-7, and 0 at 1e-8."""
+    """float32 with b = 1 - rest: 1 - b of a rounded b was off by 8 % at 1e-7, and 0 at 1e-8."""
     grads = np.random.default_rng(0).standard_normal((10, 300))
-    exact = adam_steps(NUMPY, grads, 1 - rest, np.float64)
-    checks.assert_close(
-        adam_steps(ops, grads, 1 - rest, np.float32), exact, checks.ADAM_FLOAT32, np.abs(exact).max()
-    )
+    for b1, b2 in ((0.9, 1 - rest), (1 - rest, 0.999)):
+        exact = adam_steps(NUMPY, grads, b1, b2, np.float64)
+        found = adam_steps(ops, grads, b1, b2, np.float32)
+        checks.assert_close(found, exact, checks.ADAM_FLOAT32, np.abs(exact).max())
 
 
 @BOTH
